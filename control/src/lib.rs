@@ -1,0 +1,3 @@
+//! Who may do what, and the proof of a tap.
+
+pub mod admin;

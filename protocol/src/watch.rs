@@ -1,0 +1,163 @@
+//! What control tells its proxies, in process or by wire: everything once, then every change, and a beat with control's
+//! time. What a proxy must know to decide on a stream is in the grant; this is the rest.
+
+use minicbor::{Decode, Encode};
+
+use crate::attach::CertificateBytes;
+use crate::names::{DeviceName, HostPattern, Hostname, Id, ProxyName, ResourceId, UserName};
+use crate::ports::PortRange;
+
+/// How often control beats.
+pub const BEAT: std::time::Duration = std::time::Duration::from_secs(5);
+/// After this silence a proxy takes no new stream (design section 1).
+pub const MAX_SILENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// One message of the watch.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub enum WatchMessage {
+    /// Everything, in place of all before. The first message, and again whenever control cannot tell the difference.
+    #[n(0)]
+    Snapshot(#[n(0)] Snapshot),
+    /// Something changed.
+    #[n(1)]
+    Change(#[n(0)] Change, #[n(1)] ControlTime),
+    /// Nothing changed.
+    #[n(2)]
+    Beat(#[n(0)] ControlTime),
+}
+
+/// Control's time of day: milliseconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+#[cbor(transparent)]
+pub struct ControlTime(#[n(0)] pub i64);
+
+/// All that a proxy watches.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub struct Snapshot {
+    /// Control's time.
+    #[n(0)]
+    pub time: ControlTime,
+    /// The cluster.
+    #[n(1)]
+    pub cluster: Hostname,
+    /// The cluster's CA certificates: one, or two while they rotate.
+    #[n(2)]
+    pub authorities: Vec<CertificateBytes>,
+    /// The keys that grants are signed with.
+    #[n(3)]
+    pub grant_keys: Vec<GrantKey>,
+    /// The resources that this proxy may dial.
+    #[n(4)]
+    pub resources: Vec<ProxyResource>,
+    /// Locks that stand.
+    #[n(5)]
+    pub locks: Vec<Lock>,
+    /// Grants that were revoked and have not ended yet.
+    #[n(6)]
+    pub revoked: Vec<Id>,
+    /// Logins that ended before their certificates did.
+    #[n(7)]
+    pub ended_logins: Vec<Id>,
+}
+
+/// What changed.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub enum Change {
+    /// A resource is new or different.
+    #[n(0)]
+    Resource(#[n(0)] ProxyResource),
+    /// A resource is gone: its sessions are cut.
+    #[n(1)]
+    ResourceGone(#[n(0)] ResourceId),
+    /// A lock stands: what it names is cut.
+    #[n(2)]
+    Locked(#[n(0)] Lock),
+    /// A lock is lifted.
+    #[n(3)]
+    Unlocked(#[n(0)] Id),
+    /// Grants are revoked: no new streams with them.
+    #[n(4)]
+    Revoked(#[n(0)] Vec<Id>),
+    /// A login is gone (logout, user removed): its sessions and tunnels are cut.
+    #[n(5)]
+    LoginEnded(#[n(0)] Id),
+    /// The grant keys are these now.
+    #[n(6)]
+    GrantKeys(#[n(0)] Vec<GrantKey>),
+}
+
+/// A key that verifies grants.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct GrantKey {
+    /// The JWT header's `kid`.
+    #[n(0)]
+    pub kid: Id,
+    /// The P-256 public key: an uncompressed point of 65 bytes (SEC 1 section 2.3.3).
+    #[n(1)]
+    pub point: CertificateBytes,
+}
+
+/// A resource as the proxy that dials it knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct ProxyResource {
+    /// Its kind and name.
+    #[n(0)]
+    pub id: ResourceId,
+    /// Its host names.
+    #[n(1)]
+    pub host: HostPattern,
+    /// Where to dial.
+    #[n(2)]
+    pub target: Target,
+    /// Its ports; the target's port is the same unless the target names one.
+    #[n(3)]
+    pub ports: Vec<PortRange>,
+    /// Whether the target may be loopback, link-local and the like (design section 14).
+    #[n(4)]
+    pub allow_local_target: bool,
+}
+
+/// Where a proxy dials.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Target {
+    /// A host name or IP address.
+    #[n(0)]
+    pub host: String,
+    /// The port, where it is not the one that the program asked for.
+    #[n(1)]
+    pub port: Option<u16>,
+}
+
+/// An administrator's immediate no.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Lock {
+    /// The lock's identifier.
+    #[n(0)]
+    pub id: Id,
+    /// Whom or what it stands against.
+    #[n(1)]
+    pub target: LockTarget,
+    /// When it ends by itself, in control's time.
+    #[n(2)]
+    pub expires: Option<ControlTime>,
+}
+
+/// Whom or what a lock stands against.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Encode, Decode)]
+pub enum LockTarget {
+    /// A user.
+    #[n(0)]
+    User(#[n(0)] UserName),
+    /// A device, of any user.
+    #[n(1)]
+    Device(#[n(0)] DeviceName),
+    /// A login.
+    #[n(2)]
+    Login(#[n(0)] Id),
+    /// A resource.
+    #[n(3)]
+    Resource(#[n(0)] ResourceId),
+    /// A proxy.
+    #[n(4)]
+    Proxy(#[n(0)] ProxyName),
+}
