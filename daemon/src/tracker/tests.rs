@@ -1,0 +1,260 @@
+//! The tracker, driven by hand-moved time; and any order of events (mfa.md's case list, G).
+
+use super::*;
+use proptest::prelude::*;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn start() -> (Tracker, BootTime) {
+    (Tracker::default(), BootTime::since_boot(Duration::from_secs(1000)))
+}
+
+fn key(port: u16) -> PortKey {
+    PortKey { resource: "db/billing-db".parse().unwrap(), port }
+}
+
+fn grant(amr: &[&str]) -> Grant {
+    let amr = amr.iter().map(|method| (*method).to_owned()).collect();
+    Grant { token: "t".into(), expires_in: 5 * MINUTE, amr, program: None }
+}
+
+fn flow(tracker: &mut Tracker, port: u16, id: u64, now: BootTime) {
+    tracker.handle_flow(&key(port), WaiterId(id), &"billing-db.corp.internal".parse().unwrap(), id, now);
+}
+
+fn events(tracker: &mut Tracker) -> Vec<Event> {
+    std::iter::from_fn(|| tracker.poll_event()).collect()
+}
+
+fn asked(events: &[Event]) -> Vec<u64> {
+    let request = |event: &Event| match event {
+        Event::Ask(wanted) => Some(wanted.request),
+        _ => None,
+    };
+    events.iter().filter_map(request).collect()
+}
+
+fn verdicts(events: &[Event]) -> Vec<(u64, Verdict)> {
+    let verdict = |event: &Event| match event {
+        Event::Verdict(flow, verdict) => Some((flow.0, verdict.clone())),
+        _ => None,
+    };
+    events.iter().filter_map(verdict).collect()
+}
+
+#[test]
+fn asks_once_however_many_flows_wait_and_all_pass() {
+    let (mut tracker, now) = start();
+    (0..200).for_each(|id| flow(&mut tracker, 5432, id, now));
+    let request = asked(&events(&mut tracker));
+    assert_eq!(request.len(), 1);
+    tracker.handle_granted(request[0], grant(&["hwk"]), now);
+    let told = verdicts(&events(&mut tracker));
+    assert_eq!(told.len(), 200);
+    assert!(told.iter().all(|(_, verdict)| matches!(verdict, Verdict::Granted(_))));
+}
+
+#[test]
+fn a_second_flow_within_five_minutes_is_not_asked_for_and_one_after_them_is() {
+    let (mut tracker, now) = start();
+    flow(&mut tracker, 5432, 1, now);
+    let request = asked(&events(&mut tracker))[0];
+    tracker.handle_granted(request, grant(&["hwk"]), now);
+    events(&mut tracker);
+    let just_before = now + Duration::from_millis(299_900);
+    flow(&mut tracker, 5432, 2, just_before);
+    assert!(asked(&events(&mut tracker)).is_empty());
+    flow(&mut tracker, 5432, 3, now + 5 * MINUTE);
+    assert_eq!(asked(&events(&mut tracker)).len(), 1);
+}
+
+#[test]
+fn another_port_is_asked_for_on_its_own() {
+    let (mut tracker, now) = start();
+    flow(&mut tracker, 5432, 1, now);
+    flow(&mut tracker, 6432, 2, now);
+    assert_eq!(asked(&events(&mut tracker)).len(), 2);
+}
+
+#[test]
+fn no_prompt_opens_before_a_tunnel_is_up() {
+    let (mut tracker, now) = start();
+    flow(&mut tracker, 5432, 1, now);
+    let request = asked(&events(&mut tracker))[0];
+    tracker.handle_tap_needed(request, now);
+    let told = events(&mut tracker);
+    assert_eq!(verdicts(&told), [(1, Verdict::TapNeeded)]);
+    assert!(!told.contains(&Event::Proceed(request)));
+    tracker.handle_tunnel_up(request);
+    assert!(events(&mut tracker).contains(&Event::Proceed(request)));
+}
+
+#[test]
+fn without_a_proxy_nobody_is_bothered() {
+    let (mut tracker, now) = start();
+    flow(&mut tracker, 5432, 1, now);
+    let request = asked(&events(&mut tracker))[0];
+    tracker.handle_tap_needed(request, now);
+    events(&mut tracker);
+    tracker.handle_no_tunnel(request);
+    let told = events(&mut tracker);
+    assert_eq!(verdicts(&told), [(1, Verdict::Refused(RefusalReason::NoProxy))]);
+    assert!(told.contains(&Event::Cancel(request, RefusalReason::NoProxy)));
+}
+
+#[test]
+fn a_denial_refuses_all_and_rests_for_a_moment() {
+    let (mut tracker, now) = start();
+    flow(&mut tracker, 5432, 1, now);
+    let request = asked(&events(&mut tracker))[0];
+    tracker.handle_tap_needed(request, now);
+    tracker.handle_refused(request, RefusalReason::Denied, now);
+    assert!(verdicts(&events(&mut tracker)).contains(&(1, Verdict::Refused(RefusalReason::Denied))));
+    flow(&mut tracker, 5432, 2, now + REST / 2);
+    assert_eq!(verdicts(&events(&mut tracker)), [(2, Verdict::Refused(RefusalReason::CoolDown))]);
+    flow(&mut tracker, 5432, 3, now + REST);
+    assert_eq!(asked(&events(&mut tracker)).len(), 1);
+}
+
+#[test]
+fn a_grant_that_comes_after_the_program_gave_up_serves_the_retry() {
+    let (mut tracker, now) = start();
+    flow(&mut tracker, 5432, 1, now);
+    let request = asked(&events(&mut tracker))[0];
+    tracker.handle_tap_needed(request, now);
+    tracker.handle_flow_gone(&key(5432), WaiterId(1));
+    assert!(events(&mut tracker).contains(&Event::Waiting(request, 0)));
+    tracker.handle_granted(request, grant(&["hwk"]), now);
+    flow(&mut tracker, 5432, 2, now);
+    assert!(matches!(verdicts(&events(&mut tracker))[..], [(2, Verdict::Granted(_))]));
+}
+
+#[test]
+fn a_grant_without_a_tap_is_renewed_while_it_serves() {
+    let (mut tracker, now) = start();
+    flow(&mut tracker, 5432, 1, now);
+    let request = asked(&events(&mut tracker))[0];
+    tracker.handle_granted(request, grant(&[]), now);
+    events(&mut tracker);
+    flow(&mut tracker, 5432, 2, now + 2 * MINUTE);
+    assert!(asked(&events(&mut tracker)).is_empty(), "more than two minutes are left");
+    flow(&mut tracker, 5432, 3, now + 4 * MINUTE);
+    let told = events(&mut tracker);
+    assert_eq!((asked(&told).len(), verdicts(&told).len()), (1, 1));
+    tracker.handle_granted(asked(&told)[0], grant(&[]), now + 4 * MINUTE);
+    flow(&mut tracker, 5432, 4, now + 6 * MINUTE);
+    assert!(matches!(verdicts(&events(&mut tracker))[..], [(4, Verdict::Granted(_))]));
+}
+
+#[test]
+fn a_request_that_is_never_answered_times_out() {
+    let (mut tracker, now) = start();
+    flow(&mut tracker, 5432, 1, now);
+    let request = asked(&events(&mut tracker))[0];
+    let deadline = tracker.poll_timeout().unwrap();
+    tracker.handle_timeout(deadline);
+    let told = events(&mut tracker);
+    assert_eq!(verdicts(&told), [(1, Verdict::Refused(RefusalReason::TimedOut))]);
+    assert!(told.contains(&Event::Cancel(request, RefusalReason::TimedOut)));
+}
+
+#[test]
+fn more_flows_than_may_wait_for_a_tap_are_refused() {
+    let (mut tracker, now) = start();
+    let limit = MAX_WAITING_AT_PORT as u64;
+    (0..=limit).for_each(|id| flow(&mut tracker, 5432, id, now));
+    let told = events(&mut tracker);
+    assert!(verdicts(&told).is_empty(), "whether a tap is needed is not known yet");
+    tracker.handle_tap_needed(asked(&told)[0], now);
+    let refused = |id| (id, Verdict::Refused(RefusalReason::Limit));
+    assert_eq!(verdicts(&events(&mut tracker))[0], refused(limit));
+    flow(&mut tracker, 5432, limit + 1, now);
+    assert_eq!(verdicts(&events(&mut tracker)), [refused(limit + 1)]);
+}
+
+#[test]
+fn an_answer_to_a_request_that_is_over_changes_nothing() {
+    let (mut tracker, now) = start();
+    flow(&mut tracker, 5432, 1, now);
+    let request = asked(&events(&mut tracker))[0];
+    tracker.handle_refused(request, RefusalReason::Policy, now);
+    events(&mut tracker);
+    tracker.handle_granted(request, grant(&[]), now);
+    assert_eq!(tracker.grants(now), []);
+    assert_eq!(events(&mut tracker), []);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Flow(u16),
+    FlowGone(u64),
+    TapNeeded(u64),
+    TunnelUp(u64),
+    NoTunnel(u64),
+    PromptOpened(u64),
+    Granted(u64),
+    Refused(u64),
+    GrantEnded(u16),
+    Wait(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let request = 0_u64..12;
+    prop_oneof![
+        (1_u16..4).prop_map(Step::Flow),
+        (0_u64..40).prop_map(Step::FlowGone),
+        request.clone().prop_map(Step::TapNeeded),
+        request.clone().prop_map(Step::TunnelUp),
+        request.clone().prop_map(Step::NoTunnel),
+        request.clone().prop_map(Step::PromptOpened),
+        request.clone().prop_map(Step::Granted),
+        request.prop_map(Step::Refused),
+        (1_u16..4).prop_map(Step::GrantEnded),
+        (0_u64..200).prop_map(Step::Wait),
+    ]
+}
+
+proptest! {
+    /// In any order of events: every flow that waits gets exactly one last word, and nothing is left at the end.
+    #[test]
+    fn every_flow_gets_one_last_word(steps in proptest::collection::vec(step(), 1..60)) {
+        let (mut tracker, mut now) = start();
+        let (mut ports, mut gone) = (Vec::new(), Vec::new());
+        let mut last_words = HashMap::<u64, u32>::new();
+        for step in steps {
+            match step {
+                Step::Flow(port) => {
+                    flow(&mut tracker, port, ports.len() as u64, now);
+                    ports.push(port);
+                }
+                Step::FlowGone(id) => if let Some(port) = ports.get(id as usize) {
+                    tracker.handle_flow_gone(&key(*port), WaiterId(id));
+                    gone.push(id);
+                },
+                Step::TapNeeded(request) => tracker.handle_tap_needed(request, now),
+                Step::TunnelUp(request) => tracker.handle_tunnel_up(request),
+                Step::NoTunnel(request) => tracker.handle_no_tunnel(request),
+                Step::PromptOpened(request) => tracker.handle_prompt_opened(request, MINUTE, now),
+                Step::Granted(request) => tracker.handle_granted(request, grant(&[]), now),
+                Step::Refused(request) => tracker.handle_refused(request, RefusalReason::Denied, now),
+                Step::GrantEnded(port) => tracker.handle_grant_ended(&key(port)),
+                Step::Wait(seconds) => now = now + Duration::from_secs(seconds),
+            }
+            tracker.handle_timeout(now);
+            for (id, verdict) in verdicts(&events(&mut tracker)) {
+                *last_words.entry(id).or_default() += u32::from(verdict != Verdict::TapNeeded);
+            }
+        }
+        while let Some(deadline) = tracker.poll_timeout() {
+            tracker.handle_timeout(deadline);
+        }
+        for (id, verdict) in verdicts(&events(&mut tracker)) {
+            *last_words.entry(id).or_default() += u32::from(verdict != Verdict::TapNeeded);
+        }
+        prop_assert!(tracker.ports.is_empty() && tracker.requests.is_empty());
+        for id in 0..ports.len() as u64 {
+            let words = last_words.get(&id).copied().unwrap_or(0);
+            prop_assert!(words == 1 || (words == 0 && gone.contains(&id)), "flow {id} got {words} last words");
+        }
+    }
+}
