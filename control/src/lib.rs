@@ -1,4 +1,10 @@
 //! Who may do what, and the proof of a tap.
 
 pub mod admin;
+pub mod authority;
+pub mod ceremony;
 pub mod keys;
+pub mod login;
+pub mod password;
+pub mod store;
+pub mod webauthn;

@@ -1,0 +1,3 @@
+//! How a user becomes a login.
+
+pub mod limits;

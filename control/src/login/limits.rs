@@ -1,0 +1,128 @@
+//! How often somebody may try: token buckets by key, in a table that a flood cannot make grow.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use portlatch_clock::BootTime;
+
+/// Keys remembered at once. When they are used up, full buckets are forgotten first; a flood of keys beyond that is
+/// refused, which is what it is for.
+const MAX_KEYS: usize = 16 * 1024;
+
+/// What a limit allows.
+#[derive(Debug, Clone, Copy)]
+pub struct Rate {
+    /// Attempts in one burst.
+    pub burst: u32,
+    /// One more after each of these.
+    pub every: Duration,
+}
+
+/// A limit on attempts by key.
+#[derive(Debug)]
+pub struct Limit<K> {
+    rate: Rate,
+    /// A std mutex: held for a look-up, never across an await; a task of its own would only add a queue.
+    buckets: Mutex<HashMap<K, Bucket>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Bucket {
+    left: u32,
+    filled: BootTime,
+}
+
+impl<K: Hash + Eq + Clone> Limit<K> {
+    /// A limit of this rate, with every bucket full.
+    pub fn new(rate: Rate) -> Self {
+        Self { rate, buckets: Mutex::new(HashMap::new()) }
+    }
+
+    /// Takes one attempt; `false` if none is left.
+    pub fn take(&self, key: &K, now: BootTime) -> bool {
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        if buckets.len() >= MAX_KEYS && !buckets.contains_key(key) {
+            let rate = self.rate;
+            buckets.retain(|_, bucket| bucket.refilled(rate, now).left < rate.burst);
+            if buckets.len() >= MAX_KEYS {
+                return false;
+            }
+        }
+        let full = Bucket { left: self.rate.burst, filled: now };
+        let bucket = buckets.entry(key.clone()).or_insert(full);
+        *bucket = bucket.refilled(self.rate, now);
+        let Some(left) = bucket.left.checked_sub(1) else { return false };
+        bucket.left = left;
+        true
+    }
+
+    /// Gives an attempt back, because it was no abuse.
+    pub fn give_back(&self, key: &K) {
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bucket) = buckets.get_mut(key) {
+            bucket.left = self.rate.burst.min(bucket.left.saturating_add(1));
+        }
+    }
+
+    /// Whether an attempt is left, without taking it.
+    pub fn has_left(&self, key: &K, now: BootTime) -> bool {
+        let buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        buckets.get(key).is_none_or(|bucket| bucket.refilled(self.rate, now).left > 0)
+    }
+}
+
+impl Bucket {
+    fn refilled(self, rate: Rate, now: BootTime) -> Self {
+        let period = rate.every.as_millis().max(1);
+        let periods = now.saturating_since(self.filled).as_millis() / period;
+        let periods = u32::try_from(periods).unwrap_or(u32::MAX);
+        if periods == 0 {
+            return self;
+        }
+        let left = rate.burst.min(self.left.saturating_add(periods));
+        Self { left, filled: self.filled + rate.every.saturating_mul(periods) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RATE: Rate = Rate { burst: 3, every: Duration::from_secs(10) };
+
+    fn at(seconds: u64) -> BootTime {
+        BootTime::since_boot(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn a_burst_is_followed_by_one_attempt_a_period() {
+        let limit = Limit::new(RATE);
+        assert!((0..3).all(|_| limit.take(&"jerry", at(100))));
+        assert!(!limit.take(&"jerry", at(109)));
+        assert!(limit.take(&"jerry", at(110)));
+        assert!(!limit.take(&"jerry", at(110)));
+        assert!(limit.take(&"elaine", at(110)), "another key has its own");
+    }
+
+    #[test]
+    fn an_attempt_given_back_can_be_taken_again() {
+        let limit = Limit::new(RATE);
+        assert!((0..3).all(|_| limit.take(&"jerry", at(100))));
+        limit.give_back(&"jerry");
+        assert!(limit.has_left(&"jerry", at(100)));
+        assert!(limit.take(&"jerry", at(100)));
+        assert!(!limit.has_left(&"jerry", at(100)));
+    }
+
+    #[test]
+    fn a_flood_of_keys_does_not_grow_the_table() {
+        let limit = Limit::new(RATE);
+        for key in 0..MAX_KEYS + 100 {
+            let _ = limit.take(&key, at(100));
+        }
+        assert_eq!(limit.buckets.lock().unwrap().len(), MAX_KEYS);
+        assert!(limit.take(&usize::MAX, at(1000)), "full buckets make room");
+    }
+}
