@@ -1,0 +1,298 @@
+//! One flow: a smoltcp socket alone in its set, and what we know about it that smoltcp does not say.
+//!
+//! ```text
+//!            accept                release, both ends finished
+//!  Free ───────────────► Owned ───────────────────────────────► Closing ──► Free
+//!   ▲                    │   │ both directions at their end        │
+//!   │                    │   └────────────► Over ──release──► Free │ deadline, data nobody reads
+//!   └────── Aborting ◄───┘ reset, release                          │
+//!               ▲            (an RST is still to be sent)          │
+//!               └──────────────────────────────────────────────────┘
+//! ```
+
+use std::time::{Duration, Instant};
+
+use smoltcp::iface::{SocketHandle, SocketSet, SocketStorage};
+use smoltcp::socket::tcp::{CongestionControl, Socket, State};
+
+use crate::demux::FourTuple;
+use crate::memory::Ring;
+use crate::segment::Segment;
+use crate::wire::IpPacket;
+
+/// A program that does not answer for so long is gone; Linux gives up a connection after a time of the same order.
+const DEAD_PEER: Duration = Duration::from_secs(120);
+
+/// How often a quiet program's kernel is asked whether it still knows the flow. It costs one packet.
+const ASK_IDLE: Duration = Duration::from_secs(1_800);
+
+/// How often a flow is asked that has data to send and no timer running: smoltcp stops its timer when a retransmission
+/// meets a closed window, and would wait for ever if the program's word of its opening were lost.
+const ASK_STALLED: Duration = Duration::from_secs(5);
+
+/// As Linux: `tcp_fin_timeout`.
+const FIN_WAIT_2: Duration = Duration::from_secs(60);
+
+/// How long the last bytes of a flow that nobody owns any more may go without progress.
+const LINGER: Duration = Duration::from_secs(600);
+
+/// When the memory of an idle flow, or of a free slot, is given back.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// A writer that was blocked is told when this part of the ring is free, so that it does not write crumbs.
+const WRITABLE_SHARE: usize = 4;
+
+/// Names a flow. A stale one names nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FlowId {
+    pub(crate) slot: u32,
+    pub(crate) generation: u32,
+}
+
+impl FlowId {
+    /// The flow's slot: dense, and unique among the flows that live at the same time.
+    pub fn index(self) -> usize {
+        self.slot as usize
+    }
+}
+
+/// Why nothing was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// Nothing is there yet; `Readable` comes when that changes.
+    #[error("nothing to read yet")]
+    Blocked,
+    /// The program has finished sending, and all of it was read.
+    #[error("the program has finished sending")]
+    Finished,
+    /// The flow was reset, timed out, or never was.
+    #[error("the flow is gone")]
+    Reset,
+}
+
+/// Why nothing was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// There is no room; `Writable` comes when that changes.
+    #[error("no room to write yet")]
+    Blocked,
+    /// The flow was reset, timed out, finished by its owner, or never was.
+    #[error("the flow is gone")]
+    Reset,
+}
+
+/// What becomes of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// In the pool.
+    Free,
+    /// Somebody reads and writes it.
+    Owned,
+    /// Both directions are at their end; its owner may still read what is left.
+    Over,
+    /// Nobody owns it; what is left is delivered.
+    Closing,
+    /// Nobody owns it; an RST is to be sent.
+    Aborting,
+}
+
+/// A slot: a socket with its rings, which live for ever, and the flow that has them at the moment.
+pub(crate) struct Flow {
+    pub(crate) sockets: SocketSet<'static>,
+    handle: SocketHandle,
+    pub(crate) generation: u32,
+    pub(crate) phase: Phase,
+    pub(crate) tuple: FourTuple,
+    pub(crate) is_dirty: bool,
+    pub(crate) alarm: Option<Instant>,
+    /// A read, or a write, was blocked, and nobody was told since that it need not be.
+    pub(crate) wants_read: bool,
+    pub(crate) wants_write: bool,
+    /// The owner has written all.
+    pub(crate) is_finished: bool,
+    /// The rings have held bytes since their pages were last given back.
+    pub(crate) has_pages: bool,
+    pub(crate) used_at: Instant,
+    pub(crate) last_heard: Instant,
+    /// Since when the program owes us an answer.
+    pub(crate) unanswered_since: Option<Instant>,
+    /// When a released flow last came nearer to its end.
+    pub(crate) progress_at: Instant,
+    /// The end of what we sent, and what we acknowledged last, as the last packet said.
+    pub(crate) sent_end: u32,
+    pub(crate) acknowledged: u32,
+    /// The end of the furthest bytes that arrived, be they out of order.
+    pub(crate) furthest: u32,
+}
+
+impl Flow {
+    pub(crate) fn new(rings: (Ring, Ring), tuple: FourTuple, now: Instant) -> Flow {
+        let (receive, send) = rings;
+        let mut socket = Socket::new(receive.into_receive_buffer(), send.into_send_buffer());
+        // Both wait for more to send or to acknowledge, which with segments of 64 KiB never comes.
+        socket.set_ack_delay(None);
+        socket.set_nagle_enabled(false);
+        socket.set_congestion_control(CongestionControl::None);
+        let mut sockets = SocketSet::new(vec![SocketStorage::EMPTY]);
+        let handle = sockets.add(socket);
+        Flow {
+            sockets,
+            handle,
+            generation: 0,
+            phase: Phase::Free,
+            tuple,
+            is_dirty: false,
+            alarm: None,
+            wants_read: false,
+            wants_write: false,
+            is_finished: false,
+            has_pages: false,
+            used_at: now,
+            last_heard: now,
+            unanswered_since: None,
+            progress_at: now,
+            sent_end: 0,
+            acknowledged: 0,
+            furthest: 0,
+        }
+    }
+
+    /// Makes the slot's socket listen for the SYN of a new flow.
+    pub(crate) fn open(&mut self, tuple: FourTuple, now: Instant) {
+        let socket = self.socket_mut();
+        // A slot may have been left in any state, but only a closed socket listens.
+        socket.abort();
+        socket.listen(tuple.destination).expect("a closed socket listens on a port that is not zero");
+        self.phase = Phase::Owned;
+        self.tuple = tuple;
+        self.wants_read = true;
+        self.wants_write = true;
+        self.is_finished = false;
+        self.used_at = now;
+        self.last_heard = now;
+        self.unanswered_since = None;
+        self.progress_at = now;
+    }
+
+    pub(crate) fn socket(&self) -> &Socket<'static> {
+        self.sockets.get(self.handle)
+    }
+
+    pub(crate) fn socket_mut(&mut self) -> &mut Socket<'static> {
+        self.sockets.get_mut(self.handle)
+    }
+
+    /// Whether the program's end of the stream has arrived.
+    pub(crate) fn has_program_finished(&self) -> bool {
+        self.phase == Phase::Over
+            || match self.socket().state() {
+                State::CloseWait | State::LastAck | State::Closing | State::TimeWait => true,
+                State::Closed
+                | State::Listen
+                | State::SynSent
+                | State::SynReceived
+                | State::Established
+                | State::FinWait1
+                | State::FinWait2 => false,
+            }
+    }
+
+    /// Whether the handshake is done and our side of the stream is open.
+    pub(crate) fn may_write(&self) -> bool {
+        self.phase == Phase::Owned && !self.is_finished && self.socket().may_send()
+    }
+
+    pub(crate) fn is_readable(&self) -> bool {
+        self.socket().can_recv() || self.has_program_finished()
+    }
+
+    pub(crate) fn is_writable(&self) -> bool {
+        let socket = self.socket();
+        let room = socket.send_capacity() - socket.send_queue();
+        self.may_write() && room >= socket.send_capacity().div_ceil(WRITABLE_SHARE)
+    }
+
+    /// Says our FIN, if it is wanted and can be said. smoltcp loses a FIN that is asked for before the handshake is
+    /// done.
+    pub(crate) fn close_when_finished(&mut self) {
+        let socket = self.socket_mut();
+        if socket.may_send() && self.is_finished {
+            self.socket_mut().close();
+        }
+    }
+
+    /// Whether both rings and the reassembly are empty. smoltcp does not show the latter: it is empty if nothing has
+    /// ever arrived from beyond what we acknowledged.
+    pub(crate) fn is_empty(&self) -> bool {
+        let socket = self.socket();
+        let in_order = self.phase == Phase::Free || self.furthest.wrapping_sub(self.acknowledged) as i32 <= 0;
+        socket.recv_queue() == 0 && socket.send_queue() == 0 && in_order
+    }
+
+    /// When its memory can be given back, if there is anything to give.
+    pub(crate) fn reclaim_at(&self) -> Option<Instant> {
+        (self.has_pages && self.is_empty()).then(|| self.used_at + IDLE)
+    }
+
+    /// When we stop waiting for the program.
+    pub(crate) fn give_up_at(&self) -> Option<Instant> {
+        let dead = self.unanswered_since.map(|since| since + DEAD_PEER);
+        let lingering = (self.phase == Phase::Closing).then(|| {
+            let patience = if self.socket().state() == State::FinWait2 { FIN_WAIT_2 } else { LINGER };
+            self.progress_at + patience
+        });
+        match (dead, lingering) {
+            (Some(dead), Some(lingering)) => Some(dead.min(lingering)),
+            (dead, lingering) => dead.or(lingering),
+        }
+    }
+
+    /// When the program's kernel is to be asked whether it still knows the flow, seeing whether smoltcp has a timer of
+    /// its own running.
+    pub(crate) fn ask_at(&self, own_timer: Option<Instant>) -> Option<Instant> {
+        if self.unanswered_since.is_some() || own_timer.is_some() || !self.socket().is_open() {
+            return None;
+        }
+        let pause = if self.socket().send_queue() > 0 { ASK_STALLED } else { ASK_IDLE };
+        Some(self.last_heard + pause)
+    }
+
+    /// Asks it: smoltcp sends a keep-alive at its next opportunity.
+    pub(crate) fn ask(&mut self) {
+        self.socket_mut().set_keep_alive(Some(smoltcp::time::Duration::from_secs(ASK_IDLE.as_secs())));
+    }
+
+    /// Asks no more of itself.
+    pub(crate) fn stop_asking(&mut self) {
+        self.socket_mut().set_keep_alive(None);
+    }
+
+    /// A packet from the program was taken.
+    pub(crate) fn hear(&mut self, now: Instant) {
+        self.last_heard = now;
+        self.unanswered_since = None;
+    }
+
+    /// Notes what a packet to the program says.
+    pub(crate) fn note_sent(&mut self, bytes: &[u8], now: Instant) {
+        let Some(segment) = IpPacket::parse(bytes).ok().and_then(|packet| Segment::parse(&packet)) else {
+            return;
+        };
+        self.sent_end = segment.end();
+        self.acknowledged = segment.acknowledgement;
+        let wants_answer = segment.end() != segment.sequence;
+        if wants_answer && self.unanswered_since.is_none() {
+            self.unanswered_since = Some(now);
+        }
+    }
+
+    /// Throws away what is in the rings.
+    pub(crate) fn empty(&mut self) {
+        let socket = self.socket_mut();
+        socket.abort();
+        // Listening empties them; a port is only good for being one.
+        if socket.listen(1).is_ok() {
+            socket.abort();
+        }
+    }
+}
