@@ -3,7 +3,9 @@
 pub mod admin;
 pub mod authority;
 pub mod ceremony;
+pub mod documents;
 pub mod keys;
+mod nearest;
 pub mod login;
 pub mod password;
 pub mod store;
