@@ -1,0 +1,150 @@
+# shellcheck shell=bash
+# The lab's hosts: their namespaces, the wires between them, and how commands run there. Sourced by scripts/lab, which
+# sets LAB (the directory), LAB_FILES (this one) and fail.
+
+LAB_PATH=/opt/portlatch/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+
+# Waits until a command succeeds: $1 seconds at most, then it says what it waited for ($2).
+wait_until() {
+    local limit=$1 what=$2 deadline
+    shift 2
+    deadline=$((SECONDS + limit))
+    until "$@" >/dev/null 2>&1; do
+        ((SECONDS < deadline)) || fail "waited $limit s for $what"
+        sleep 0.02
+    done
+}
+
+# Starts a process that outlives this script: $1 names its log and its pid file.
+start_process() {
+    local name=$1
+    shift
+    setsid "$@" </dev/null >>"$LAB/log/$name" 2>&1 &
+    printf '%s\n' $! >"$LAB/pid/$name"
+    disown
+}
+
+# Sets COMMAND to the command line that runs CMD on a host, as a user with a login's environment:
+# command_on HOST USER CMD...
+command_on() {
+    local host=$1 user=$2 uid home=/home/$2
+    shift 2
+    case $user in
+    root) uid=0 home=/run/root ;;
+    jerry) uid=2001 ;;
+    tom) uid=2002 ;;
+    *) fail "no user $user: root, jerry or tom" ;;
+    esac
+    COMMAND=(nsenter --target "$(<"$LAB/pid/host-$host")" --mount --net --ipc --uts --
+        setpriv --reuid "$uid" --regid "$uid" --clear-groups
+        env -i --chdir="$home" HOME="$home" USER="$user" LOGNAME="$user" SHELL=/bin/bash PATH="$LAB_PATH" LANG=C.UTF-8
+        TERM="${TERM:-dumb}" XDG_RUNTIME_DIR="/run/user/$uid" PORTLATCH_CLOCK_OFFSET="$LAB/clock"
+        ${RUST_LOG:+RUST_LOG="$RUST_LOG"} "$@")
+}
+
+# Runs CMD on a host as root: on_host HOST CMD...
+on_host() {
+    local -a COMMAND
+    local host=$1
+    shift
+    command_on "$host" root "$@"
+    "${COMMAND[@]}"
+}
+
+# Starts CMD on a host as a user and leaves it running: start_on HOST NAME USER CMD...
+start_on() {
+    local -a COMMAND
+    local host=$1 name=$2 user=$3
+    shift 3
+    command_on "$host" "$user" "$@"
+    start_process "$name" "${COMMAND[@]}"
+}
+
+# run_on HOST [--user NAME] -- CMD...
+run_on() {
+    local host=${1:?a host is needed} user=root
+    local -a COMMAND
+    shift
+    [[ -e $LAB/pid/host-$host ]] || fail "no host $host: user, proxy or company"
+    if [[ ${1:-} == --user ]]; then
+        user=${2:?--user needs a name}
+        shift 2
+    fi
+    if [[ ${1:-} == -- ]]; then shift; fi
+    (($# > 0)) || fail "a command is needed"
+    command_on "$host" "$user" "$@"
+    exec "${COMMAND[@]}"
+}
+
+make_hosts() {
+    local host
+    echo 0 >"$LAB/clock"
+    chmod 644 "$LAB/clock"
+    for host in user proxy company; do
+        start_process "host-$host" unshare --mount --net --ipc --uts --propagation private -- \
+            "$LAB_FILES/host" "$host" "$LAB" "$LAB_FILES"
+    done
+    for host in user proxy company; do
+        wait_until 10 "host $host" test -e "$LAB/$host/ready"
+    done
+    wire_hosts
+}
+
+# The wires are made inside the hosts: the machine's own network never sees them.
+wire_hosts() {
+    local proxy
+    proxy=$(<"$LAB/pid/host-proxy")
+    on_host user ip link add eth0 type veth peer name eth0 netns "$proxy"
+    on_host company ip link add eth0 type veth peer name eth1 netns "$proxy"
+    # shellcheck disable=SC2016 # $0 and $1 belong to the inner shell
+    on_host proxy sh -euc '
+        # A fresh namespace takes over the machine'\''s forwarding, which may be on.
+        sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0
+        ip address add 192.0.2.1/24 dev eth0
+        ip address add 192.0.2.53/24 dev eth0
+        ip address add 10.0.0.1/24 dev eth1
+        ip link set eth0 up
+        ip link set eth1 up
+        echo nameserver 10.0.0.53 >/etc/resolv.conf'
+    # The default route is a trap: what must not leave the machine would arrive at the proxy host, where tests look.
+    on_host user sh -euc '
+        sysctl -qw net.ipv4.ip_forward=0
+        ip address add 192.0.2.10/24 dev eth0
+        ip link set eth0 up
+        ip route add default via 192.0.2.1'
+    on_host company sh -euc '
+        sysctl -qw net.ipv4.ip_forward=0
+        for last in 5 6 7 8 9 53 98; do ip address add 10.0.0.$last/24 dev eth0; done
+        ip link set eth0 up
+        echo nameserver 10.0.0.53 >/etc/resolv.conf
+        nft add table inet lab
+        nft add chain inet lab input "{ type filter hook input priority 0; }"
+        nft add rule inet lab input ip daddr 10.0.0.98 drop'
+}
+
+# The processes that have this lab's mount: found by it whatever became of the pid files.
+lab_processes() {
+    local file
+    for file in /proc/[0-9]*/mountinfo; do
+        if grep -qsF " portlatch-lab:$LAB " "$file"; then
+            file=${file#/proc/}
+            printf '%s\n' "${file%/mountinfo}"
+        fi
+    done
+}
+
+end_processes() {
+    local deadline=$((SECONDS + 10)) pid
+    local -a pids
+    # A holder that has not made its mount yet is known by its pid file alone.
+    for pid in "$LAB"/pid/host-*; do
+        [[ -e $pid ]] || continue
+        pid=$(<"$pid")
+        if tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF " $LAB "; then kill -KILL "$pid" 2>/dev/null || true; fi
+    done
+    while mapfile -t pids < <(lab_processes) && ((${#pids[@]} > 0)); do
+        kill -KILL "${pids[@]}" 2>/dev/null || true
+        ((SECONDS < deadline)) || fail "these processes of the lab do not end: ${pids[*]}"
+        sleep 0.02
+    done
+}
