@@ -15,11 +15,12 @@ wait_until() {
     done
 }
 
-# Starts a process that outlives this script: $1 names its log and its pid file.
+# Starts a process that outlives this script: $1 names its log and its pid file. STDIN may name a FIFO that it reads; it
+# is opened both ways, so that it never ends.
 start_process() {
     local name=$1
     shift
-    setsid "$@" </dev/null >>"$LAB/log/$name" 2>&1 &
+    setsid "$@" <>"${STDIN:-/dev/null}" >>"$LAB/log/$name" 2>&1 &
     printf '%s\n' $! >"$LAB/pid/$name"
     disown
 }

@@ -1,0 +1,128 @@
+# shellcheck shell=bash
+# Portlatch on the lab's hosts, set up as an administrator and two users would. Sourced by scripts/lab.
+
+# What the users type at their first login.
+LAB_PASSWORD='a password of the lab'
+PROXY_URL=https://proxy.example.com
+
+portlatch_usage() {
+    cat <<'TEXT'
+usage: scripts/lab portlatch up [--dir DIR] [--bin DIR] [--software-key auto|enter|never] [--users jerry,tom]
+--bin           where portlatch, portlatchd and portlatch-proxy are (PORTLATCH_BIN_DIR, or CARGO_TARGET_DIR's debug)
+--software-key  how the agents' keys answer a prompt; with enter, by a line in DIR/user/NAME.enter
+--users         who logs in; of the users that exist, jerry has access-dev and access-prod, tom access-dev
+TEXT
+}
+
+portlatch_up() {
+    local bin=${PORTLATCH_BIN_DIR:-} key=auto users=jerry,tom user pin
+    while (($# > 0)); do
+        case $1 in
+        --bin) bin=${2:?} ;;
+        --software-key) key=${2:?} ;;
+        --users) users=${2?} ;;
+        --help)
+            portlatch_usage
+            return
+            ;;
+        *) fail "unknown option $1" ;;
+        esac
+        shift 2
+    done
+    if [[ -z $bin ]]; then
+        choose_target_dir
+        bin=$CARGO_TARGET_DIR/debug
+    fi
+    trap 'status=$?; trap - EXIT; ((status == 0)) || show_logs >&2; exit "$status"' EXIT
+    install_programs "$bin"
+    pin=$(init_proxy)
+    printf '%s\n' "$pin" >"$LAB/ca-pin"
+    start_proxy
+    administer apply -f /opt/portlatch/lab/resources.yaml >>"$LAB/log/apply"
+    add_user jerry access-dev,access-prod
+    add_user tom access-dev
+    start_daemon
+    for user in ${users//,/ }; do
+        enrol "$user" "$key"
+        start_agent "$user" "$key"
+    done
+    for user in ${users//,/ }; do
+        wait_until 20 "$user's login to serve" attached "$user"
+    done
+}
+
+# The programs stand on the hosts' PATH, where ordinary users may run them.
+install_programs() {
+    local host program
+    for program in portlatch portlatchd portlatch-proxy; do
+        [[ -x $1/$program ]] || fail "$1/$program is missing: cargo build --workspace --features software-key,test-clock"
+    done
+    for host in user proxy company; do
+        # A bind mount needs no copy, and none of these programs is writable through it.
+        for program in portlatch portlatchd portlatch-proxy; do
+            share_file "$host" "$1/$program" "/opt/portlatch/bin/$program"
+        done
+    done
+}
+
+# Shows a file of the machine on a host at a path of its own: only its mount namespace is entered, at its root.
+share_file() {
+    local host=$1 file=$2 place=$3
+    on_host "$host" touch "$place"
+    nsenter --target "$(<"$LAB/pid/host-$host")" --mount -- mount --bind "$file" "$place"
+}
+
+administer() {
+    on_host proxy portlatch-proxy "$@" --dir "$LAB/proxy/portlatch"
+}
+
+# A member of a JSON object on standard input.
+json_member() {
+    python3 -Ic 'import json, sys; print(json.load(sys.stdin)[sys.argv[1]])' "$1"
+}
+
+init_proxy() {
+    administer init --public-host proxy.example.com --json | json_member ca_pin
+}
+
+start_proxy() {
+    start_on proxy portlatch-proxy root portlatch-proxy run --dir "$LAB/proxy/portlatch"
+    wait_until 30 "the proxy" administer get role
+}
+
+add_user() {
+    administer users add "$1" --roles "$2" --json | json_member token >"$LAB/$1.token"
+}
+
+start_daemon() {
+    on_host user sh -euc '
+        mkdir -p /etc/portlatch
+        printf "dns = \"%s\"\n" "$1" >/etc/portlatch/daemon.toml' sh "$(<"$LAB/resolver")"
+    on_host user portlatchd trust "$PROXY_URL" --ca-pin "$(<"$LAB/ca-pin")" --zone corp.internal >>"$LAB/log/trust" 2>&1
+    start_on user portlatchd root portlatchd run
+    wait_until 30 "the daemon" on_host user test -S /run/portlatch/daemon.sock
+}
+
+# enrol USER MODE
+enrol() {
+    local -a COMMAND
+    command_on user "$1" portlatch login --proxy "$PROXY_URL" --user "$1" --enrol "$(<"$LAB/$1.token")" \
+        --ca-pin "$(<"$LAB/ca-pin")" --software-key auto --password-stdin
+    "${COMMAND[@]}" <<<"$LAB_PASSWORD" >>"$LAB/log/login-$1" 2>&1 || fail "$1 could not log in"
+}
+
+# start_agent USER MODE; a line written to USER.enter is the Enter key in the agent's terminal.
+start_agent() {
+    local enter=$LAB/user/$1.enter
+    [[ -p $enter ]] || mkfifo "$enter"
+    STDIN=$enter start_on user "agent-$1" "$1" portlatch agent --software-key "$2"
+}
+
+attached() {
+    local -a COMMAND
+    command_on user "$1" portlatch status --json
+    "${COMMAND[@]}" | python3 -Ic '
+import json, sys
+status = json.load(sys.stdin)
+sys.exit(not (status["agent"] and status["daemon"] and status["user"]))'
+}
