@@ -13,4 +13,6 @@
 //!
 //! It never holds a user's login key, an MFA secret, or a path or command given by a user.
 
+pub mod addresses;
+pub mod dns;
 pub mod tracker;
