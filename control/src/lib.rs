@@ -8,5 +8,6 @@ pub mod keys;
 mod nearest;
 pub mod login;
 pub mod password;
+pub mod policy;
 pub mod store;
 pub mod webauthn;
