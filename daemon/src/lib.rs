@@ -14,5 +14,9 @@
 //! It never holds a user's login key, an MFA secret, or a path or command given by a user.
 
 pub mod addresses;
+pub mod config;
 pub mod dns;
+pub mod os;
 pub mod tracker;
+pub mod trust;
+pub mod tun;
