@@ -1,2 +1,2 @@
-//! placeholder
+//! The binary of the proxy.
 fn main() {}

@@ -1,0 +1,199 @@
+//! Verifying a grant: the one way to a [`VerifiedGrant`], and so to a session.
+
+use jsonwebtoken::{Algorithm, Validation, decode, decode_header};
+use portlatch_protocol::grant::{
+    AUDIENCE, EXPIRY_LEEWAY, GrantClaims, JWT_TYPE, MAX_GRANT_BYTES, MAX_LIFETIME,
+};
+use portlatch_protocol::identity::Login;
+use portlatch_protocol::stream::{Open, OpenRefusal};
+use portlatch_protocol::thumbprint::Thumbprint;
+
+use crate::watch::{Objection, View};
+
+/// A grant that is good, now, for the stream and the tunnel that it was verified for. Holding one is having checked.
+#[derive(Debug)]
+pub struct VerifiedGrant(GrantClaims);
+
+/// Who is at the other end of a tunnel, by its certificate.
+#[derive(Debug, Clone)]
+pub struct TunnelIdentity {
+    /// The login.
+    pub login: Login,
+    /// The thumbprint of the certificate's key.
+    pub key: Thumbprint,
+}
+
+/// What is wrong with a grant. The audit keeps the word, the peer hears only the refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum GrantFault {
+    /// Not a JWT with our claims, or over the limit of size.
+    #[error("malformed")]
+    Malformed,
+    /// Another JWT of ours, or somebody else's.
+    #[error("wrong_type")]
+    WrongType,
+    /// Not ES256.
+    #[error("wrong_algorithm")]
+    WrongAlgorithm,
+    /// Signed with a key that control does not have.
+    #[error("unknown_key")]
+    UnknownKey,
+    /// Altered, or signed by another.
+    #[error("bad_signature")]
+    BadSignature,
+    /// Of another cluster, or for somebody else than proxies.
+    #[error("wrong_issuer_or_audience")]
+    WrongIssuerOrAudience,
+    /// For another tunnel's key.
+    #[error("other_key")]
+    OtherKey,
+    /// For another user, login or device.
+    #[error("other_login")]
+    OtherLogin,
+    /// For another resource.
+    #[error("other_resource")]
+    OtherResource,
+    /// For another port.
+    #[error("other_port")]
+    OtherPort,
+    /// It lives longer than any grant may.
+    #[error("too_long_lived")]
+    TooLongLived,
+    /// It has ended.
+    #[error("expired")]
+    Expired,
+    /// Control revoked it.
+    #[error("revoked")]
+    Revoked,
+    /// Its login has ended.
+    #[error("login_ended")]
+    LoginEnded,
+    /// A lock stands against it.
+    #[error("locked")]
+    Locked,
+    /// The resource is gone.
+    #[error("resource_gone")]
+    ResourceGone,
+}
+
+impl GrantFault {
+    /// What the peer hears.
+    pub const fn refusal(self) -> OpenRefusal {
+        match self {
+            Self::Malformed
+            | Self::WrongType
+            | Self::WrongAlgorithm
+            | Self::UnknownKey
+            | Self::BadSignature
+            | Self::WrongIssuerOrAudience
+            | Self::OtherKey
+            | Self::OtherLogin
+            | Self::OtherResource
+            | Self::OtherPort
+            | Self::TooLongLived => OpenRefusal::BadGrant,
+            Self::Expired | Self::Revoked | Self::LoginEnded => OpenRefusal::GrantEnded,
+            Self::Locked => OpenRefusal::Locked,
+            Self::ResourceGone => OpenRefusal::UnknownResource,
+        }
+    }
+}
+
+impl From<Objection> for GrantFault {
+    fn from(objection: Objection) -> Self {
+        match objection {
+            Objection::Locked => Self::Locked,
+            Objection::LoginEnded => Self::LoginEnded,
+            Objection::ResourceGone => Self::ResourceGone,
+        }
+    }
+}
+
+impl VerifiedGrant {
+    /// What it says.
+    pub const fn claims(&self) -> &GrantClaims {
+        &self.0
+    }
+
+    /// Verifies the grant in `open` for this tunnel.
+    ///
+    /// # Errors
+    /// The first [`GrantFault`] found.
+    pub fn verify(open: &Open, tunnel: &TunnelIdentity, view: &View) -> Result<Self, GrantFault> {
+        if open.grant.len() > MAX_GRANT_BYTES {
+            return Err(GrantFault::Malformed);
+        }
+        let header = decode_header(&open.grant).map_err(|_| GrantFault::Malformed)?;
+        if header.typ.as_deref() != Some(JWT_TYPE) || header.crit.is_some() {
+            return Err(GrantFault::WrongType);
+        }
+        if header.alg != Algorithm::ES256 {
+            return Err(GrantFault::WrongAlgorithm);
+        }
+        let kid = header.kid.ok_or(GrantFault::UnknownKey)?;
+        let context = view.grant_context(&kid).ok_or(GrantFault::UnknownKey)?;
+        let token = decode::<GrantClaims>(&open.grant, &context.key, &signature_alone());
+        let claims = token.map_err(|error| signature_fault(&error))?.claims;
+        if claims.iss != context.cluster || claims.aud != AUDIENCE {
+            return Err(GrantFault::WrongIssuerOrAudience);
+        }
+        check_binding(&claims, open, tunnel)?;
+        check_time(&claims, context.now.0.div_euclid(1000))?;
+        if view.is_revoked(&claims.jti) {
+            return Err(GrantFault::Revoked);
+        }
+        match view.objection(&tunnel.login, &open.resource) {
+            Some(objection) => Err(objection.into()),
+            None => Ok(Self(claims)),
+        }
+    }
+}
+
+fn check_binding(claims: &GrantClaims, open: &Open, tunnel: &TunnelIdentity) -> Result<(), GrantFault> {
+    if claims.cnf.jkt != tunnel.key {
+        return Err(GrantFault::OtherKey);
+    }
+    let login = &tunnel.login;
+    if claims.sub != login.user || claims.login != login.login || claims.device != login.device {
+        return Err(GrantFault::OtherLogin);
+    }
+    if claims.resource != open.resource {
+        return Err(GrantFault::OtherResource);
+    }
+    if claims.port != open.port {
+        return Err(GrantFault::OtherPort);
+    }
+    Ok(())
+}
+
+fn check_time(claims: &GrantClaims, now: i64) -> Result<(), GrantFault> {
+    let seconds = |duration: std::time::Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+    let leeway = seconds(EXPIRY_LEEWAY);
+    if claims.exp.saturating_add(leeway) <= now || claims.session_end <= now {
+        return Err(GrantFault::Expired);
+    }
+    if claims.exp > now.saturating_add(seconds(MAX_LIFETIME) + leeway) {
+        return Err(GrantFault::TooLongLived);
+    }
+    Ok(())
+}
+
+/// jsonwebtoken checks the signature and nothing else: its clock is the system's, and claims are compared as values.
+fn signature_alone() -> Validation {
+    let mut validation = Validation::new(Algorithm::ES256);
+    validation.required_spec_claims.clear();
+    validation.validate_exp = false;
+    validation.validate_nbf = false;
+    validation.validate_aud = false;
+    validation
+}
+
+fn signature_fault(error: &jsonwebtoken::errors::Error) -> GrantFault {
+    match error.kind() {
+        jsonwebtoken::errors::ErrorKind::InvalidSignature => GrantFault::BadSignature,
+        jsonwebtoken::errors::ErrorKind::InvalidAlgorithm => GrantFault::WrongAlgorithm,
+        _ => GrantFault::Malformed,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,50 @@
+//! Stopping in two steps: first no new streams while old ones run to their end, then the end for all.
+
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// How long running sessions have after the first signal (design section 11).
+pub const DRAIN_DEADLINE: Duration = Duration::from_secs(300);
+
+/// The two steps, as all parts hear them.
+#[derive(Debug, Clone, Default)]
+pub struct Stop {
+    /// No new tunnel or stream from now on.
+    pub draining: CancellationToken,
+    /// Everything ends now.
+    pub ended: CancellationToken,
+}
+
+impl Stop {
+    /// Whether new streams are refused.
+    pub fn is_draining(&self) -> bool {
+        self.draining.is_cancelled()
+    }
+
+    /// Follows the signals of the process: the first drains, the second ends. Returns when all has ended; `is_idle`
+    /// returns once no session is left.
+    ///
+    /// # Errors
+    /// If the process cannot listen to signals.
+    pub async fn follow_signals(&self, is_idle: impl Future<Output = ()>) -> std::io::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            () = self.ended.cancelled() => {}
+        }
+        self.draining.cancel();
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("told twice: ending at once"),
+            _ = interrupt.recv() => tracing::info!("told twice: ending at once"),
+            () = is_idle => {}
+            () = tokio::time::sleep(DRAIN_DEADLINE) => tracing::warn!("sessions are left at the deadline: ending them"),
+            () = self.ended.cancelled() => {}
+        }
+        self.ended.cancel();
+        Ok(())
+    }
+}
