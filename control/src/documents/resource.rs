@@ -174,9 +174,15 @@ fn join_ports(
     match (uri.port, listed) {
         (Some(port), None) => PortRange::single(port).ok().map(ResourcePorts::InUri),
         (None, Some(ports)) => Some(ResourcePorts::Listed(ports)),
+        (Some(port), Some(ports)) if ports.iter().any(|range| range.contains(port)) => {
+            let message =
+                "the port in spec.uri has no effect beside spec.tcp_ports: every port is dialled as itself";
+            fields.report.warn(spot, message);
+            Some(ResourcePorts::Listed(ports))
+        }
         (Some(port), Some(_)) => {
             let message =
-                format!("spec.uri names port {port}, and spec.tcp_ports names ports: leave one of them out");
+                format!("spec.uri names port {port}, and spec.tcp_ports does not: leave one of them out");
             fields.report.fault(spot, message);
             None
         }

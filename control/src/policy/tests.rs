@@ -274,10 +274,9 @@ fn any_role(name: String) -> impl Strategy<Value = RoleDocument> {
             "kind: role\nmetadata: {{name: {name}}}\nspec: {{options: {{require_session_mfa: {tap}}}, allow: {{{allow}}}, deny: {{{deny}}}}}\n"
         );
         let context = ParseContext { public_host: "proxy.example.com".parse().unwrap() };
-        match parse("", &yaml, &context).unwrap().documents.remove(0) {
-            Document::Role(role) => role,
-            other => panic!("{other}"),
-        }
+        let document = parse("", &yaml, &context).unwrap().documents.remove(0);
+        let Document::Role(role) = document else { panic!("{document} is no role") };
+        role
     })
 }
 
