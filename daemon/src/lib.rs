@@ -14,9 +14,20 @@
 //! It never holds a user's login key, an MFA secret, or a path or command given by a user.
 
 pub mod addresses;
+pub mod cli;
 pub mod config;
+mod copy;
 pub mod dns;
+mod flow;
+mod forward;
+mod log;
+mod login;
 pub mod os;
+mod reception;
+mod refusals;
+mod service;
 pub mod tracker;
 pub mod trust;
 pub mod tun;
+mod tunnel;
+mod worker;

@@ -1,2 +1,7 @@
-//! placeholder
-fn main() {}
+//! `portlatchd`: parses the command line, runs it, maps the outcome to an exit code.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    portlatchd::cli::main()
+}

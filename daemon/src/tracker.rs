@@ -176,7 +176,8 @@ impl Tracker {
                 let told = waiting.iter().map(|flow| Event::Verdict(*flow, Verdict::TapNeeded));
                 self.events.extend(told);
                 self.events.push_back(Event::TunnelNeeded { request, resource: key.resource.clone() });
-                self.ports.insert(key, Access::Tapping { request, waiting, give_up_at: now + QUEUE_DEADLINE });
+                self.ports
+                    .insert(key, Access::Tapping { request, waiting, give_up_at: now + QUEUE_DEADLINE });
             }
             // The policy changed under a grant that serves: it goes on serving, and the next flow after it asks anew.
             Some(Access::Granted { renewal, .. }) => {
@@ -228,7 +229,8 @@ impl Tracker {
         match self.ports.insert(key, granted) {
             Some(Access::Asked { request, waiting, .. } | Access::Tapping { request, waiting, .. }) => {
                 self.requests.remove(&request);
-                let told = waiting.into_iter().map(|flow| Event::Verdict(flow, Verdict::Granted(grant.clone())));
+                let told =
+                    waiting.into_iter().map(|flow| Event::Verdict(flow, Verdict::Granted(grant.clone())));
                 self.events.extend(told);
             }
             Some(Access::Granted { .. } | Access::Resting { .. }) | None => {}
@@ -238,7 +240,8 @@ impl Tracker {
     /// The agent says no.
     pub fn handle_refused(&mut self, request: u64, reason: RefusalReason, now: BootTime) {
         let Some(key) = self.requests.get(&request).cloned() else { return };
-        let rests = matches!(reason, RefusalReason::Denied | RefusalReason::TimedOut | RefusalReason::CoolDown);
+        let rests =
+            matches!(reason, RefusalReason::Denied | RefusalReason::TimedOut | RefusalReason::CoolDown);
         self.requests.remove(&request);
         if let Some(Access::Granted { renewal, .. }) = self.ports.get_mut(&key) {
             *renewal = None;
@@ -259,8 +262,12 @@ impl Tracker {
 
     /// What is out of time ends.
     pub fn handle_timeout(&mut self, now: BootTime) {
-        let lapsed: Vec<PortKey> =
-            self.ports.iter().filter(|(_, access)| access.ends_at() <= now).map(|(key, _)| key.clone()).collect();
+        let lapsed: Vec<PortKey> = self
+            .ports
+            .iter()
+            .filter(|(_, access)| access.ends_at() <= now)
+            .map(|(key, _)| key.clone())
+            .collect();
         for key in lapsed {
             self.drop_lapsed(&key, now);
         }

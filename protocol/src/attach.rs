@@ -212,7 +212,10 @@ pub struct Grant {
 
 impl std::fmt::Debug for Grant {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Grant").field("expires_in", &self.expires_in).field("amr", &self.amr).finish_non_exhaustive()
+        f.debug_struct("Grant")
+            .field("expires_in", &self.expires_in)
+            .field("amr", &self.amr)
+            .finish_non_exhaustive()
     }
 }
 

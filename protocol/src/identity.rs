@@ -86,24 +86,25 @@ impl Identity {
     /// An [`IdentityError`] if it has not exactly one SAN, a URI of ours. (DNS names are allowed beside it only on
     /// certificates of proxies and control, which ordinary programs may meet by host name.)
     pub fn from_certificate(der: &[u8]) -> Result<Self, IdentityError> {
-        let (rest, certificate) = X509Certificate::from_der(der).map_err(|_| IdentityError::NotACertificate)?;
+        let (rest, certificate) =
+            X509Certificate::from_der(der).map_err(|_| IdentityError::NotACertificate)?;
         if !rest.is_empty() {
             return Err(IdentityError::NotACertificate);
         }
         let names = certificate.subject_alternative_name().map_err(|_| IdentityError::NotOneUri)?;
         let names = &names.ok_or(IdentityError::NotOneUri)?.value.general_names;
-        let (mut uris, mut others) = (Vec::new(), 0);
-        for name in names {
-            match name {
-                GeneralName::URI(uri) => uris.push(*uri),
-                _ => others += 1,
-            }
-        }
-        let [uri] = uris[..] else { return Err(IdentityError::NotOneUri) };
+        let uri_of = |name: &GeneralName<'_>| {
+            if let GeneralName::URI(uri) = name { Some(uri.to_string()) } else { None }
+        };
+        let uris: Vec<String> = names.iter().filter_map(uri_of).collect();
+        let others = names.len() - uris.len();
+        let [uri] = &uris[..] else { return Err(IdentityError::NotOneUri) };
         let identity: Self = uri.parse()?;
         match identity.kind() {
             IdentityKind::Login | IdentityKind::Tunnel if others > 0 => Err(IdentityError::NotOneUri),
-            IdentityKind::Login | IdentityKind::Tunnel | IdentityKind::Proxy | IdentityKind::Control => Ok(identity),
+            IdentityKind::Login | IdentityKind::Tunnel | IdentityKind::Proxy | IdentityKind::Control => {
+                Ok(identity)
+            }
         }
     }
 

@@ -285,8 +285,18 @@ fn check_plain(text: &str, kind: &'static str, extra: &str) -> Result<(), NameEr
 
 /// What a resource is: decides the default of the hold, the refusals, and which proofs of presence count.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
-    minicbor::Encode, minicbor::Decode,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    serde::Deserialize,
+    minicbor::Encode,
+    minicbor::Decode,
 )]
 #[serde(rename_all = "snake_case")]
 #[cbor(index_only)]
@@ -441,7 +451,9 @@ mod tests {
     fn host_names_that_dns_forbids_are_refused() {
         let too_long_label = "a".repeat(64);
         let too_long_name = ["a"; 128].join(".");
-        for bad in ["", ".", "a..b", "-a.b", "a-.b", "a b", "a/b", "ä.b", "*.*.b", &too_long_label, &too_long_name] {
+        for bad in
+            ["", ".", "a..b", "-a.b", "a-.b", "a b", "a/b", "ä.b", "*.*.b", &too_long_label, &too_long_name]
+        {
             assert!(bad.parse::<Hostname>().is_err(), "{bad:?} was accepted");
         }
     }

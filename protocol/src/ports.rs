@@ -4,8 +4,18 @@ use std::fmt;
 
 /// One port or a range, both ends included.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
-    minicbor::Encode, minicbor::Decode,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    serde::Deserialize,
+    minicbor::Encode,
+    minicbor::Decode,
 )]
 #[serde(try_from = "PortRangeForm", into = "PortRangeForm")]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

@@ -4,7 +4,15 @@ use std::fmt;
 
 /// The reason as `status --json` and the audit show it.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, minicbor::Encode,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    serde::Serialize,
+    serde::Deserialize,
+    minicbor::Encode,
     minicbor::Decode,
 )]
 #[serde(rename_all = "snake_case")]
@@ -71,7 +79,9 @@ impl RefusalReason {
     /// What happened and what to do, for a person.
     pub const fn advice(self) -> &'static str {
         match self {
-            Self::NoLogin => "nobody is logged in as this system user: run `portlatch login`, then `portlatch agent`",
+            Self::NoLogin => {
+                "nobody is logged in as this system user: run `portlatch login`, then `portlatch agent`"
+            }
             Self::UnknownPort => "no resource has this address and port: `portlatch ls` shows what there is",
             Self::Policy => "your roles do not allow it: ask an administrator",
             Self::Denied => "you denied it",
@@ -82,7 +92,9 @@ impl RefusalReason {
             Self::TargetRefused => "the server refused the connection: is it running?",
             Self::TargetUnreachable => "the server does not answer: ask whoever runs it",
             Self::NoProxy => "no proxy of this resource can be reached: check your network",
-            Self::Limit => "too many connections at once: close some, or ask an administrator for a higher limit",
+            Self::Limit => {
+                "too many connections at once: close some, or ask an administrator for a higher limit"
+            }
         }
     }
 

@@ -59,7 +59,10 @@ pub struct Open {
 
 impl std::fmt::Debug for Open {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Open").field("resource", &self.resource).field("port", &self.port).finish_non_exhaustive()
+        f.debug_struct("Open")
+            .field("resource", &self.resource)
+            .field("port", &self.port)
+            .finish_non_exhaustive()
     }
 }
 

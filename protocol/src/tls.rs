@@ -117,13 +117,16 @@ impl Authority {
     }
 }
 
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "webpki's list grows, and all the rest is one answer to the peer"
+)]
 fn invalid(error: webpki::Error) -> Error {
     let cause = match error {
         webpki::Error::CertExpired { .. } => CertificateError::Expired,
         webpki::Error::CertNotValidYet { .. } => CertificateError::NotValidYet,
         webpki::Error::UnknownIssuer => CertificateError::UnknownIssuer,
         webpki::Error::RequiredEkuNotFoundContext(_) => CertificateError::InvalidPurpose,
-        // A catch-all: webpki's list grows, and all the rest is one answer to the peer.
         _ => CertificateError::BadEncoding,
     };
     Error::InvalidCertificate(cause)

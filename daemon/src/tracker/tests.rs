@@ -27,17 +27,18 @@ fn events(tracker: &mut Tracker) -> Vec<Event> {
 }
 
 fn asked(events: &[Event]) -> Vec<u64> {
-    let request = |event: &Event| match event {
-        Event::Ask(wanted) => Some(wanted.request),
-        _ => None,
-    };
+    let request = |event: &Event| if let Event::Ask(wanted) = event { Some(wanted.request) } else { None };
     events.iter().filter_map(request).collect()
 }
 
 fn verdicts(events: &[Event]) -> Vec<(u64, Verdict)> {
     let verdict = |event: &Event| match event {
         Event::Verdict(flow, verdict) => Some((flow.0, verdict.clone())),
-        _ => None,
+        Event::Ask(_)
+        | Event::TunnelNeeded { .. }
+        | Event::Proceed(_)
+        | Event::Cancel(..)
+        | Event::Waiting(..) => None,
     };
     events.iter().filter_map(verdict).collect()
 }

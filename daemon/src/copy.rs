@@ -1,0 +1,79 @@
+//! The bytes of one flow, both ways, between the program's connection and the stream in the tunnel.
+//!
+//! Back-pressure goes from end to end: nothing is read that the other side has not room for. A half-close travels as a
+//! half-close (the stream's FIN), a reset as a reset.
+
+use portlatch_protocol::stream::reset;
+use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
+
+use crate::flow::{Flow, FlowReset};
+use crate::tunnel::Session;
+
+/// Most that is taken from the stream at once; what the stack has no room for waits here, and nowhere else.
+const MAX_CHUNK: usize = 256 * 1024;
+
+/// Copies until both directions have ended, or one of them breaks.
+pub(crate) async fn both_ways(flow: &Flow, session: Session) {
+    let Session { mut send, mut receive } = session;
+    let outcome = {
+        let (upload, download) = (upload(flow, &mut send), download(flow, &mut receive));
+        tokio::select! {
+            outcome = async { tokio::try_join!(upload, download) } => outcome.map(|_| ()),
+            // A program that only waits may reset all the same.
+            () = flow.gone() => Err(Broken::Program),
+        }
+    };
+    match outcome {
+        Ok(()) => {}
+        Err(Broken::Program) => {
+            let _ = send.reset(VarInt::from_u32(reset::BY_PEER));
+            let _ = receive.stop(VarInt::from_u32(reset::BY_PEER));
+        }
+        Err(Broken::Stream) => flow.reset(),
+    }
+}
+
+/// Which side broke.
+enum Broken {
+    Program,
+    Stream,
+}
+
+impl From<FlowReset> for Broken {
+    fn from(_: FlowReset) -> Self {
+        Self::Program
+    }
+}
+
+impl From<WriteError> for Broken {
+    fn from(_: WriteError) -> Self {
+        Self::Stream
+    }
+}
+
+impl From<ReadError> for Broken {
+    fn from(_: ReadError) -> Self {
+        Self::Stream
+    }
+}
+
+async fn upload(flow: &Flow, send: &mut SendStream) -> Result<(), Broken> {
+    while let Some(chunk) = flow.read().await? {
+        send.write_chunk(chunk).await?;
+    }
+    // Closed already only if the stream broke, which the other direction sees too.
+    let _ = send.finish();
+    // The other side may still reset its reading half after our FIN: hear of it until all is acknowledged.
+    match send.stopped().await {
+        Ok(None) => Ok(()),
+        Ok(Some(_)) | Err(_) => Err(Broken::Stream),
+    }
+}
+
+async fn download(flow: &Flow, receive: &mut RecvStream) -> Result<(), Broken> {
+    while let Some(chunk) = receive.read_chunk(MAX_CHUNK, true).await? {
+        flow.write(chunk.bytes).await?;
+    }
+    flow.finish();
+    Ok(())
+}

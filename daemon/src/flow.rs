@@ -1,0 +1,296 @@
+//! The netstack's flows as a task awaits them: a [`HeldSyn`] to answer or refuse, a [`Flow`] to read and write.
+//!
+//! The stack is pure and knows no task; here are the wakers. All of it lives on the worker's thread, so there is no
+//! lock: a `RefCell` is borrowed for one call and never across an await.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use bytes::Bytes;
+use portlatch_netstack::{
+    Event, FlowId, Incoming, IncomingId, ReadError, Refusal, Ring, RingMemory, Stack, WriteError,
+};
+use tokio::sync::Notify;
+
+use crate::os::RingSlab;
+
+/// Most that is taken from a flow at once: a turn of one flow stays short, whatever its window.
+const MAX_CHUNK: usize = 256 * 1024;
+
+/// The rings' provider, chosen at run time: the daemon's slab, or vectors in tests.
+pub(crate) struct Memory(Box<dyn RingMemory + Send>);
+
+/// The daemon's slab: real memory only where bytes are.
+struct Slab(RingSlab);
+
+impl RingMemory for Slab {
+    fn rings(&mut self, slot: usize) -> Option<(Ring, Ring)> {
+        self.0.rings(slot).map(|(receive, send)| (receive.into(), send.into()))
+    }
+
+    fn reclaim(&mut self, slot: usize) {
+        self.0.reclaim(slot);
+    }
+}
+
+impl From<RingSlab> for Memory {
+    fn from(slab: RingSlab) -> Self {
+        Self(Box::new(Slab(slab)))
+    }
+}
+
+impl RingMemory for Memory {
+    fn rings(&mut self, slot: usize) -> Option<(Ring, Ring)> {
+        self.0.rings(slot)
+    }
+
+    fn reclaim(&mut self, slot: usize) {
+        self.0.reclaim(slot);
+    }
+}
+
+/// The worker's netstack, with those who wait for it.
+pub(crate) struct LocalStack {
+    stack: RefCell<Stack<Memory>>,
+    waiting: RefCell<Waiting>,
+    /// Rung when a task gave the stack something to send.
+    pub(crate) kicked: Notify,
+}
+
+#[derive(Default)]
+struct Waiting {
+    flows: HashMap<FlowId, FlowWakers>,
+    held: HashMap<IncomingId, HeldState>,
+}
+
+#[derive(Default)]
+struct FlowWakers {
+    readable: Option<Waker>,
+    writable: Option<Waker>,
+    gone: Option<Waker>,
+    is_gone: bool,
+}
+
+#[derive(Default)]
+struct HeldState {
+    waker: Option<Waker>,
+    is_gone: bool,
+}
+
+/// The program reset its connection, or it died.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the program's connection was reset")]
+pub(crate) struct FlowReset;
+
+impl LocalStack {
+    pub(crate) fn new(stack: Stack<Memory>) -> Rc<Self> {
+        Rc::new(Self { stack: RefCell::new(stack), waiting: RefCell::default(), kicked: Notify::new() })
+    }
+
+    /// One call into the stack.
+    pub(crate) fn with<R>(&self, call: impl FnOnce(&mut Stack<Memory>) -> R) -> R {
+        call(&mut self.stack.borrow_mut())
+    }
+
+    /// One call into the stack that may give it something to send.
+    fn kick<R>(&self, call: impl FnOnce(&mut Stack<Memory>) -> R) -> R {
+        let result = self.with(call);
+        self.kicked.notify_one();
+        result
+    }
+
+    /// Wakes whoever waits for this event.
+    pub(crate) fn handle_event(&self, event: &Event) {
+        let mut waiting = self.waiting.borrow_mut();
+        match event {
+            Event::Readable(flow) => {
+                wake(waiting.flows.get_mut(flow).and_then(|wakers| wakers.readable.take()));
+            }
+            Event::Writable(flow) => {
+                wake(waiting.flows.get_mut(flow).and_then(|wakers| wakers.writable.take()));
+            }
+            Event::Gone(flow) => {
+                if let Some(wakers) = waiting.flows.get_mut(flow) {
+                    wakers.is_gone = true;
+                    wake(wakers.readable.take());
+                    wake(wakers.writable.take());
+                    wake(wakers.gone.take());
+                }
+            }
+            Event::IncomingGone(incoming) => {
+                if let Some(held) = waiting.held.get_mut(incoming) {
+                    held.is_gone = true;
+                    wake(held.waker.take());
+                }
+            }
+            Event::Incoming(_) | Event::Datagram(_) => {}
+        }
+    }
+}
+
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+/// A SYN that is held. Dropping it refuses the connection, so that every `?` before the answer is a refusal.
+pub(crate) struct HeldSyn {
+    incoming: Incoming,
+    stack: Rc<LocalStack>,
+    refusal: Option<Refusal>,
+}
+
+impl HeldSyn {
+    pub(crate) fn new(incoming: Incoming, stack: Rc<LocalStack>) -> Self {
+        stack.waiting.borrow_mut().held.insert(incoming.id, HeldState::default());
+        Self { incoming, stack, refusal: Some(Refusal::Reset) }
+    }
+
+    /// The program's end.
+    pub(crate) const fn source(&self) -> SocketAddr {
+        self.incoming.source
+    }
+
+    /// What the program wanted to reach.
+    pub(crate) const fn destination(&self) -> SocketAddr {
+        self.incoming.destination
+    }
+
+    /// Answers the SYN. `None` if the program has gone or memory is out; then it is refused.
+    pub(crate) fn accept(mut self, now: Instant) -> Option<Flow> {
+        let id = self.stack.kick(|stack| stack.accept(self.incoming.id, now))?;
+        self.refusal = None;
+        Some(Flow::new(id, Rc::clone(&self.stack)))
+    }
+
+    /// Refuses with "host unreachable" instead of "connection refused".
+    pub(crate) fn refuse_as_unreachable(mut self) {
+        self.refusal = Some(Refusal::HostUnreachable);
+    }
+
+    /// Returns once the program has taken its SYN back.
+    pub(crate) async fn gone(&self) {
+        poll_fn(|context| {
+            let mut waiting = self.stack.waiting.borrow_mut();
+            match waiting.held.get_mut(&self.incoming.id) {
+                Some(held) if !held.is_gone => {
+                    held.waker = Some(context.waker().clone());
+                    Poll::Pending
+                }
+                Some(_) | None => Poll::Ready(()),
+            }
+        })
+        .await;
+    }
+}
+
+impl Drop for HeldSyn {
+    fn drop(&mut self) {
+        self.stack.waiting.borrow_mut().held.remove(&self.incoming.id);
+        if let Some(refusal) = self.refusal {
+            self.stack.kick(|stack| stack.refuse(self.incoming.id, refusal, Instant::now()));
+        }
+    }
+}
+
+/// A flow whose SYN was answered. Dropping it leaves the rest to the stack: what was written and finished is still
+/// delivered, anything else is reset.
+pub(crate) struct Flow {
+    id: FlowId,
+    stack: Rc<LocalStack>,
+}
+
+impl Flow {
+    fn new(id: FlowId, stack: Rc<LocalStack>) -> Self {
+        stack.waiting.borrow_mut().flows.insert(id, FlowWakers::default());
+        Self { id, stack }
+    }
+
+    /// The next bytes of the program, or `None` once it has finished sending.
+    pub(crate) async fn read(&self) -> Result<Option<Bytes>, FlowReset> {
+        poll_fn(|context| {
+            let take = |data: &[u8]| {
+                let chunk = Bytes::copy_from_slice(&data[..data.len().min(MAX_CHUNK)]);
+                (chunk.len(), chunk)
+            };
+            match self.stack.with(|stack| stack.read_with(self.id, take)) {
+                Ok(chunk) => {
+                    // The window has opened: the program must hear of it.
+                    self.stack.kicked.notify_one();
+                    Poll::Ready(Ok(Some(chunk)))
+                }
+                Err(ReadError::Finished) => Poll::Ready(Ok(None)),
+                Err(ReadError::Reset) => Poll::Ready(Err(FlowReset)),
+                Err(ReadError::Blocked) => self.wait(|wakers| &mut wakers.readable, context),
+            }
+        })
+        .await
+    }
+
+    /// Hands all of `data` to the stack, as fast as the program reads.
+    pub(crate) async fn write(&self, mut data: Bytes) -> Result<(), FlowReset> {
+        while !data.is_empty() {
+            let written = poll_fn(|context| match self.stack.kick(|stack| stack.write(self.id, &data)) {
+                Ok(written) => Poll::Ready(Ok(written)),
+                Err(WriteError::Reset) => Poll::Ready(Err(FlowReset)),
+                Err(WriteError::Blocked) => self.wait(|wakers| &mut wakers.writable, context),
+            })
+            .await?;
+            bytes::Buf::advance(&mut data, written);
+        }
+        Ok(())
+    }
+
+    /// Ends our direction once all that was written has been delivered.
+    pub(crate) fn finish(&self) {
+        self.stack.kick(|stack| stack.finish(self.id));
+    }
+
+    /// Resets the program's connection.
+    pub(crate) fn reset(&self) {
+        self.stack.kick(|stack| stack.reset(self.id));
+    }
+
+    /// Returns once the program has reset the connection or is gone.
+    pub(crate) async fn gone(&self) {
+        poll_fn(|context| {
+            let mut waiting = self.stack.waiting.borrow_mut();
+            match waiting.flows.get_mut(&self.id) {
+                Some(wakers) if !wakers.is_gone => {
+                    wakers.gone = Some(context.waker().clone());
+                    Poll::Pending
+                }
+                Some(_) | None => Poll::Ready(()),
+            }
+        })
+        .await;
+    }
+
+    fn wait<T>(
+        &self,
+        which: impl FnOnce(&mut FlowWakers) -> &mut Option<Waker>,
+        context: &Context<'_>,
+    ) -> Poll<Result<T, FlowReset>> {
+        let mut waiting = self.stack.waiting.borrow_mut();
+        match waiting.flows.get_mut(&self.id) {
+            Some(wakers) if !wakers.is_gone => {
+                *which(wakers) = Some(context.waker().clone());
+                Poll::Pending
+            }
+            Some(_) | None => Poll::Ready(Err(FlowReset)),
+        }
+    }
+}
+
+impl Drop for Flow {
+    fn drop(&mut self) {
+        self.stack.waiting.borrow_mut().flows.remove(&self.id);
+        self.stack.kick(|stack| stack.release(self.id));
+    }
+}

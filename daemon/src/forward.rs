@@ -1,0 +1,225 @@
+//! The story of one flow: whose it is, what it wants, whether it may, and then its bytes.
+//!
+//! ```text
+//! SYN held -> whose? -> which resource? -> grant? ----------> Open at a proxy -> SYN answered -> bytes
+//!                                            | tap needed, 8 s over
+//!                                            +-> SYN answered early, data held
+//! ```
+//!
+//! Every way out before the answer drops the held SYN, which refuses it: so a program that may not connect sees
+//! "connection refused", and never a connection that opens and dies (design section 4).
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use portlatch_clock::BootTime;
+use portlatch_protocol::attach::Grant;
+use portlatch_protocol::refusal::RefusalReason;
+use portlatch_protocol::resource::Hold;
+use portlatch_protocol::stream::{Open, OpenRefusal};
+
+use crate::copy;
+use crate::flow::{Flow, HeldSyn};
+use crate::login::{Login, Place, Sight, Waiter};
+use crate::tracker::Verdict;
+use crate::tunnel::{OpenError, Session};
+use crate::worker::{Owner, Worker};
+
+/// How long a SYN is held while a tap is needed; then the handshake is completed and data are held (design section 4).
+const LONGEST_HOLD: Duration = Duration::from_secs(8);
+/// How often a held SYN's socket is looked up: a program that leaves SYN_SENT sends nothing (reliability.md).
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Carries one flow from its SYN to its last byte.
+pub(crate) async fn forward(syn: HeldSyn, worker: Rc<Worker>) {
+    // No socket here: a container, routed traffic, or a program that is gone already. Nobody to tell.
+    let Some(owner) = worker.owner_of(syn.source(), syn.destination()) else { return };
+    let (login, place) = match worker.place(owner.uid, syn.destination()) {
+        Ok(found) => found,
+        Err((sight, reason)) => return worker.record_refusal(owner, sight, reason),
+    };
+    let Some(_held_place) = login.hold() else {
+        return worker.record_refusal(owner, Sight::of(&place), RefusalReason::Limit);
+    };
+    let mut program = Program { owner, worker, side: Side::Held(syn), since: Instant::now() };
+    let story = async {
+        let session = program.session(&login, &place).await?;
+        program.carry(session).await
+    };
+    tokio::select! {
+        // Logout, lock, expiry, a lost agent: the flow ends with the login.
+        () = login.cancelled.cancelled() => program.cut(),
+        ended = story => match ended {
+            Ok(()) | Err(Ended::ProgramGone) => {}
+            Err(Ended::Refused(reason)) => program.refuse(&place, reason),
+        },
+    }
+}
+
+/// Why a flow has no session.
+enum Ended {
+    Refused(RefusalReason),
+    ProgramGone,
+}
+
+/// The program's side of a flow.
+struct Program {
+    owner: Owner,
+    worker: Rc<Worker>,
+    side: Side,
+    since: Instant,
+}
+
+enum Side {
+    Held(HeldSyn),
+    Answered(Flow),
+    Over,
+}
+
+impl Program {
+    /// A session for this flow: granted, and opened by a proxy.
+    async fn session(&mut self, login: &Rc<Login>, place: &Place) -> Result<Session, Ended> {
+        match self.try_open(login, place).await {
+            // Revoked, or the policy behind it changed, since it was granted: ask once more, then believe it.
+            Err(TryError::GrantEnded) => {
+                login.handle_grant_ended(place);
+                self.try_open(login, place).await.map_err(|error| match error {
+                    TryError::GrantEnded => Ended::Refused(RefusalReason::Policy),
+                    TryError::Ended(ended) => ended,
+                })
+            }
+            Err(TryError::Ended(ended)) => Err(ended),
+            Ok(session) => Ok(session),
+        }
+    }
+
+    async fn try_open(&mut self, login: &Rc<Login>, place: &Place) -> Result<Session, TryError> {
+        let grant = self.grant(login, place).await.map_err(TryError::Ended)?;
+        let open = Open {
+            resource: place.resource.id.clone(),
+            port: place.port,
+            host: place.host.clone(),
+            grant: grant.token,
+            program: grant.program,
+        };
+        tokio::select! {
+            () = self.gone() => Err(TryError::Ended(Ended::ProgramGone)),
+            session = login.tunnels.open(&place.resource, &open) => session.map_err(|error| match error {
+                OpenError::Refused(OpenRefusal::GrantEnded) => TryError::GrantEnded,
+                OpenError::Refused(_) | OpenError::NoProxy => TryError::Ended(Ended::Refused(error.reason())),
+            }),
+        }
+    }
+
+    /// Waits for the grant; while a tap is needed the SYN is held, then the data.
+    async fn grant(&mut self, login: &Rc<Login>, place: &Place) -> Result<Grant, Ended> {
+        let mut waiter = login.request(place, self.owner.inode);
+        let begin = self.worker.clock().boot_time();
+        match self.verdict(&mut waiter, None).await? {
+            Some(Verdict::Granted(grant)) => return Ok(grant),
+            Some(Verdict::Refused(reason)) => return Err(Ended::Refused(reason)),
+            Some(Verdict::TapNeeded) | None => {}
+        }
+        let answer_at = match place.resource.hold {
+            Hold::Syn => None,
+            Hold::Hybrid => Some(begin + LONGEST_HOLD),
+            Hold::Data => Some(begin),
+        };
+        loop {
+            match self.verdict(&mut waiter, answer_at).await? {
+                Some(Verdict::Granted(grant)) => return Ok(grant),
+                Some(Verdict::Refused(reason)) => return Err(Ended::Refused(reason)),
+                Some(Verdict::TapNeeded) => {}
+                None => self.answer()?,
+            }
+        }
+    }
+
+    /// The next verdict, or `None` once the SYN has been held for long enough.
+    async fn verdict(
+        &self,
+        waiter: &mut Waiter,
+        answer_at: Option<BootTime>,
+    ) -> Result<Option<Verdict>, Ended> {
+        let answer_at = answer_at.filter(|_| matches!(self.side, Side::Held(_)));
+        let held_long_enough = async {
+            match answer_at {
+                Some(moment) => self.worker.clock().sleep_until(moment).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            verdict = waiter.verdict() => Ok(Some(verdict)),
+            () = self.gone() => Err(Ended::ProgramGone),
+            () = held_long_enough => Ok(None),
+        }
+    }
+
+    /// Answers the SYN, if it is still the same socket's.
+    fn answer(&mut self) -> Result<(), Ended> {
+        let Side::Held(syn) = std::mem::replace(&mut self.side, Side::Over) else { return Ok(()) };
+        let now_owner = self.worker.owner_of(syn.source(), syn.destination());
+        if now_owner != Some(self.owner) {
+            return Err(Ended::ProgramGone);
+        }
+        let flow = syn.accept(Instant::now()).ok_or(Ended::Refused(RefusalReason::Limit))?;
+        self.side = Side::Answered(flow);
+        Ok(())
+    }
+
+    /// The bytes, both ways, to the end.
+    async fn carry(&mut self, session: Session) -> Result<(), Ended> {
+        if matches!(self.side, Side::Held(_)) {
+            self.answer()?;
+        }
+        tracing::debug!(waited = ?self.since.elapsed(), "opened");
+        if let Side::Answered(flow) = &self.side {
+            copy::both_ways(flow, session).await;
+        }
+        Ok(())
+    }
+
+    /// Returns once the program has given up.
+    async fn gone(&self) {
+        match &self.side {
+            Side::Held(syn) => tokio::select! {
+                () = syn.gone() => {}
+                () = self.socket_gone(syn) => {}
+            },
+            Side::Answered(flow) => flow.gone().await,
+            Side::Over => {}
+        }
+    }
+
+    async fn socket_gone(&self, syn: &HeldSyn) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if self.worker.owner_of(syn.source(), syn.destination()) != Some(self.owner) {
+                return;
+            }
+        }
+    }
+
+    /// Ends the flow as design section 4's table says, and keeps the reason for the user.
+    fn refuse(self, place: &Place, reason: RefusalReason) {
+        self.worker.record_refusal(self.owner, Sight::of(place), reason);
+        match self.side {
+            Side::Held(syn) if reason.is_unreachable() => syn.refuse_as_unreachable(),
+            Side::Answered(flow) => flow.reset(),
+            // Dropped, and so refused.
+            Side::Held(_) | Side::Over => {}
+        }
+    }
+
+    fn cut(self) {
+        if let Side::Answered(flow) = self.side {
+            flow.reset();
+        }
+    }
+}
+
+enum TryError {
+    GrantEnded,
+    Ended(Ended),
+}

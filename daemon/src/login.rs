@@ -1,0 +1,313 @@
+//! An attached login, on the worker: what it may reach, its port tracker, its tunnels, and the way back to its agent.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+
+use portlatch_clock::{BootTime, Clock};
+use portlatch_protocol::attach::{ToAgent, ToDaemon};
+use portlatch_protocol::identity::Login as LoginIdentity;
+use portlatch_protocol::names::{HostPattern, Hostname, ResourceId};
+use portlatch_protocol::refusal::RefusalReason;
+use portlatch_protocol::resource::Resource;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::tracker::{Event, PortKey, Tracker, Verdict, WaiterId};
+use crate::tunnel::Tunnels;
+
+/// SYNs of one login that are held at once (design section 8).
+const MAX_HELD: usize = 2048;
+/// Verdicts that a flow may not have read yet: a tap is needed, and the last word.
+const MAX_VERDICTS: usize = 2;
+
+/// What an address and port name, for one login.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    pub(crate) resource: Rc<Resource>,
+    pub(crate) host: Hostname,
+    pub(crate) port: u16,
+}
+
+/// What an address names, without a login: for refusals that people read.
+#[derive(Debug, Clone)]
+pub(crate) struct Sight {
+    pub(crate) resource: Option<ResourceId>,
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+/// An attached login.
+pub(crate) struct Login {
+    pub(crate) uid: u32,
+    pub(crate) agent_pid: u32,
+    /// Tells this attach from an earlier one of the same user.
+    pub(crate) serial: u64,
+    pub(crate) identity: LoginIdentity,
+    pub(crate) expires_at: BootTime,
+    pub(crate) tunnels: Rc<Tunnels>,
+    /// Ends everything of this login: flows, dials, tunnels.
+    pub(crate) cancelled: CancellationToken,
+    catalogue: RefCell<HashMap<HostPattern, Vec<Rc<Resource>>>>,
+    tracker: RefCell<Tracker>,
+    waiters: RefCell<HashMap<WaiterId, mpsc::Sender<Verdict>>>,
+    last_waiter: Cell<u64>,
+    held: Cell<usize>,
+    to_agent: mpsc::Sender<ToAgent>,
+    /// Rung when the tracker's next deadline may have changed.
+    deadline_changed: Notify,
+    clock: Clock,
+}
+
+/// What makes a [`Login`].
+pub(crate) struct NewLogin {
+    pub(crate) uid: u32,
+    pub(crate) agent_pid: u32,
+    pub(crate) serial: u64,
+    pub(crate) identity: LoginIdentity,
+    pub(crate) expires_at: BootTime,
+    pub(crate) to_agent: mpsc::Sender<ToAgent>,
+    pub(crate) cancelled: CancellationToken,
+}
+
+impl Login {
+    pub(crate) fn new(new: NewLogin, tunnels: Rc<Tunnels>, clock: Clock) -> Rc<Self> {
+        let NewLogin { uid, agent_pid, serial, identity, expires_at, to_agent, cancelled } = new;
+        Rc::new(Self {
+            uid,
+            agent_pid,
+            serial,
+            identity,
+            expires_at,
+            tunnels,
+            cancelled,
+            catalogue: RefCell::default(),
+            tracker: RefCell::default(),
+            waiters: RefCell::default(),
+            last_waiter: Cell::default(),
+            held: Cell::default(),
+            to_agent,
+            deadline_changed: Notify::new(),
+            clock,
+        })
+    }
+
+    /// Puts this catalogue in place of the one before.
+    pub(crate) fn handle_catalogue(&self, resources: Vec<Resource>) {
+        let mut catalogue: HashMap<HostPattern, Vec<Rc<Resource>>> = HashMap::new();
+        for resource in resources {
+            catalogue.entry(resource.host.clone()).or_default().push(Rc::new(resource));
+        }
+        *self.catalogue.borrow_mut() = catalogue;
+    }
+
+    /// What this name and port are for this login.
+    pub(crate) fn place(&self, name: &HostPattern, port: u16) -> Result<Place, RefusalReason> {
+        let catalogue = self.catalogue.borrow();
+        // The address has a name, so somebody may reach it: for this login it is the policy that says no.
+        let resources = catalogue.get(name).ok_or(RefusalReason::Policy)?;
+        let resource = resources.iter().find(|resource| resource.has_port(port));
+        let resource = Rc::clone(resource.ok_or(RefusalReason::UnknownPort)?);
+        Ok(Place { resource, host: name.anchor(), port })
+    }
+
+    /// A resource of this login.
+    pub(crate) fn resource(&self, id: &ResourceId) -> Option<Rc<Resource>> {
+        let catalogue = self.catalogue.borrow();
+        catalogue.values().flatten().find(|resource| resource.id == *id).cloned()
+    }
+
+    /// Takes one of the login's places for held SYNs; `None` if all are taken.
+    pub(crate) fn hold(self: &Rc<Self>) -> Option<HeldPlace> {
+        let held = self.held.get();
+        (held < MAX_HELD).then(|| {
+            self.held.set(held + 1);
+            HeldPlace(Rc::clone(self))
+        })
+    }
+
+    /// Asks the tracker for this place. Dropping the answer means that the program has gone.
+    pub(crate) fn request(self: &Rc<Self>, place: &Place, inode: u64) -> Waiter {
+        let id = WaiterId(self.last_waiter.get() + 1);
+        self.last_waiter.set(id.0);
+        let (sender, verdicts) = mpsc::channel(MAX_VERDICTS);
+        self.waiters.borrow_mut().insert(id, sender);
+        let key = PortKey { resource: place.resource.id.clone(), port: place.port };
+        let now = self.clock.boot_time();
+        self.tracker.borrow_mut().handle_flow(&key, id, &place.host, inode, now);
+        self.carry_out();
+        Waiter { login: Rc::clone(self), key, id, verdicts }
+    }
+
+    /// A proxy said that the grant for this place has ended.
+    pub(crate) fn handle_grant_ended(&self, place: &Place) {
+        let key = PortKey { resource: place.resource.id.clone(), port: place.port };
+        self.tracker.borrow_mut().handle_grant_ended(&key);
+    }
+
+    /// A message of the agent.
+    pub(crate) fn handle_message(self: &Rc<Self>, message: ToDaemon) {
+        let now = self.clock.boot_time();
+        let mut tracker = self.tracker.borrow_mut();
+        match message {
+            ToDaemon::TapNeeded(request) => tracker.handle_tap_needed(request, now),
+            ToDaemon::PromptOpened(request, length) => tracker.handle_prompt_opened(request, length, now),
+            ToDaemon::Granted(request, grant) => tracker.handle_granted(request, grant, now),
+            ToDaemon::Refused(request, reason) => tracker.handle_refused(request, reason, now),
+            ToDaemon::Offer(resource, port, grant) => {
+                tracker.handle_offer(PortKey { resource, port }, grant, now);
+            }
+            ToDaemon::TunnelWanted(request, resource) => self.prepare_tunnel(request, resource),
+            // The conversation's own, which the reception keeps to itself.
+            ToDaemon::Hello(_)
+            | ToDaemon::Attach(_)
+            | ToDaemon::TunnelCertificate(_)
+            | ToDaemon::Catalogue(_)
+            | ToDaemon::Detach
+            | ToDaemon::StatusWanted => {}
+        }
+        drop(tracker);
+        self.carry_out();
+    }
+
+    /// The grants that serve now.
+    pub(crate) fn grants(&self) -> Vec<portlatch_protocol::attach::HeldGrant> {
+        self.tracker.borrow().grants(self.clock.boot_time())
+    }
+
+    /// Tells the agent. An agent that does not read is let go: its queue is bounded.
+    pub(crate) fn tell(&self, message: ToAgent) {
+        if self.to_agent.try_send(message).is_err() {
+            self.cancelled.cancel();
+        }
+    }
+
+    /// Moves the tracker's time until the login ends.
+    pub(crate) async fn keep_time(self: Rc<Self>) {
+        loop {
+            let deadline =
+                self.tracker.borrow().poll_timeout().unwrap_or(self.expires_at).min(self.expires_at);
+            tokio::select! {
+                () = self.cancelled.cancelled() => return,
+                () = self.deadline_changed.notified() => continue,
+                () = self.clock.sleep_until(deadline) => {}
+            }
+            let now = self.clock.boot_time();
+            if self.expires_at <= now {
+                tracing::info!(uid = self.uid, "the login has ended");
+                return self.cancelled.cancel();
+            }
+            self.tracker.borrow_mut().handle_timeout(now);
+            self.carry_out();
+        }
+    }
+
+    /// Does what the tracker says.
+    fn carry_out(self: &Rc<Self>) {
+        loop {
+            let Some(event) = self.tracker.borrow_mut().poll_event() else { break };
+            match event {
+                Event::Ask(wanted) => self.tell(ToAgent::AccessWanted(wanted)),
+                Event::Proceed(request) => self.tell(ToAgent::Proceed(request)),
+                Event::Cancel(request, reason) => self.tell(ToAgent::Cancel(request, reason)),
+                Event::Waiting(request, flows) => self.tell(ToAgent::Waiting(request, flows)),
+                Event::TunnelNeeded { request, resource } => self.bring_tunnel_up(request, resource),
+                Event::Verdict(flow, verdict) => {
+                    if let Some(waiter) = self.waiters.borrow().get(&flow) {
+                        // Full or closed only if the flow has gone.
+                        let _ = waiter.try_send(verdict);
+                    }
+                }
+            }
+        }
+        self.deadline_changed.notify_one();
+    }
+
+    fn bring_tunnel_up(self: &Rc<Self>, request: u64, resource: ResourceId) {
+        let login = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            let is_up = login.has_tunnel_for(&resource).await;
+            let mut tracker = login.tracker.borrow_mut();
+            match is_up {
+                true => tracker.handle_tunnel_up(request),
+                false => tracker.handle_no_tunnel(request),
+            }
+            drop(tracker);
+            login.carry_out();
+        });
+    }
+
+    /// The agent taps beforehand: it hears whether a tunnel is up.
+    fn prepare_tunnel(self: &Rc<Self>, request: u64, resource: ResourceId) {
+        let login = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            let answer = match login.has_tunnel_for(&resource).await {
+                true => ToAgent::Proceed(request),
+                false => ToAgent::Cancel(request, RefusalReason::NoProxy),
+            };
+            login.tell(answer);
+        });
+    }
+
+    async fn has_tunnel_for(&self, resource: &ResourceId) -> bool {
+        let Some(resource) = self.resource(resource) else { return false };
+        tokio::select! {
+            () = self.cancelled.cancelled() => false,
+            tunnel = self.tunnels.tunnel_for(&resource) => tunnel.is_some(),
+        }
+    }
+}
+
+/// A flow's place among the login's held SYNs, given back when dropped.
+pub(crate) struct HeldPlace(Rc<Login>);
+
+impl Drop for HeldPlace {
+    fn drop(&mut self) {
+        self.0.held.set(self.0.held.get().saturating_sub(1));
+    }
+}
+
+/// A flow that waits for its verdict.
+pub(crate) struct Waiter {
+    login: Rc<Login>,
+    key: PortKey,
+    id: WaiterId,
+    verdicts: mpsc::Receiver<Verdict>,
+}
+
+impl Waiter {
+    /// The next verdict. Cancel-safe.
+    pub(crate) async fn verdict(&mut self) -> Verdict {
+        self.verdicts.recv().await.unwrap_or(Verdict::Refused(RefusalReason::NoLogin))
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.login.waiters.borrow_mut().remove(&self.id);
+        self.login.tracker.borrow_mut().handle_flow_gone(&self.key, self.id);
+        self.login.carry_out();
+    }
+}
+
+impl Sight {
+    /// An address that names nothing.
+    pub(crate) fn nameless(destination: SocketAddr) -> Self {
+        let host = match destination.ip() {
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => ip.to_string(),
+        };
+        Self { resource: None, host, port: destination.port() }
+    }
+
+    /// An address with a name.
+    pub(crate) fn named(name: &HostPattern, port: u16) -> Self {
+        Self { resource: None, host: name.to_string(), port }
+    }
+
+    /// A place.
+    pub(crate) fn of(place: &Place) -> Self {
+        Self { resource: Some(place.resource.id.clone()), host: place.host.to_string(), port: place.port }
+    }
+}

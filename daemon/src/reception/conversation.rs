@@ -1,0 +1,132 @@
+//! One conversation, from `Hello` to the end: a command that asks for status, or an agent that attaches and stays.
+
+use std::time::Duration;
+
+use portlatch_protocol::attach::{AttachRefusal, Hello, Status, ToAgent, ToDaemon, VERSION};
+use tokio::net::UnixStream;
+use tokio::sync::oneshot;
+
+use super::attach::{self, Attached};
+use super::frames::{self, Hangup, Incoming, Outgoing};
+use super::{Desk, Peer};
+use crate::worker::Command;
+use crate::worker::command::AttachKey;
+
+/// The first frame must be there (reliability.md 2.4).
+const HELLO_DEADLINE: Duration = Duration::from_secs(5);
+/// Between two messages of a connection that is not attached.
+const IDLE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Holds the conversation until either side ends it.
+pub(super) async fn hold(stream: UnixStream, peer: Peer, desk: &Desk) {
+    let (mut incoming, mut outgoing) = frames::split(stream);
+    let stopping = desk.stopping.clone();
+    let ended = tokio::select! {
+        () = stopping.cancelled() => return,
+        ended = talk(&mut incoming, &mut outgoing, peer, desk) => ended,
+    };
+    match ended {
+        Ok(()) | Err(Hangup::Closed) => {}
+        Err(hangup) => {
+            tracing::info!(uid = peer.uid, pid = peer.pid, %hangup, "a local connection was closed")
+        }
+    }
+}
+
+async fn talk(
+    incoming: &mut Incoming,
+    outgoing: &mut Outgoing,
+    peer: Peer,
+    desk: &Desk,
+) -> Result<(), Hangup> {
+    let ToDaemon::Hello(hello) = incoming.next_within(HELLO_DEADLINE).await? else {
+        return Err(Hangup::OutOfTurn);
+    };
+    outgoing.send(&ToAgent::Welcome(Hello { version: VERSION, pid: std::process::id() })).await?;
+    if hello.version != VERSION {
+        let advice = "agent and daemon are of different versions: restart the older one".to_owned();
+        return outgoing.send(&ToAgent::AttachRefused(AttachRefusal::Version, advice)).await;
+    }
+    loop {
+        match incoming.next_within(IDLE_DEADLINE).await? {
+            ToDaemon::StatusWanted => outgoing.send(&ToAgent::Status(status(desk, peer).await?)).await?,
+            ToDaemon::Attach(offer) => match attach::attach(offer, incoming, outgoing, peer, desk).await? {
+                Some(attached) => return stay(attached, incoming, outgoing, peer, desk).await,
+                None => return Ok(()),
+            },
+            ToDaemon::Hello(_)
+            | ToDaemon::TunnelCertificate(_)
+            | ToDaemon::Catalogue(_)
+            | ToDaemon::TapNeeded(_)
+            | ToDaemon::PromptOpened(..)
+            | ToDaemon::Granted(..)
+            | ToDaemon::Refused(..)
+            | ToDaemon::Offer(..)
+            | ToDaemon::Detach
+            | ToDaemon::TunnelWanted(..) => return Err(Hangup::OutOfTurn),
+        }
+    }
+}
+
+async fn status(desk: &Desk, peer: Peer) -> Result<Status, Hangup> {
+    let (reply, answer) = oneshot::channel();
+    let _ = desk.commands.send(Command::Status(peer.uid, reply)).await;
+    answer.await.map_err(|_| Hangup::Closed)
+}
+
+/// The attached agent's messages to the worker, and the worker's to the agent, until one of them ends it.
+async fn stay(
+    mut attached: Attached,
+    incoming: &mut Incoming,
+    outgoing: &mut Outgoing,
+    peer: Peer,
+    desk: &Desk,
+) -> Result<(), Hangup> {
+    let _leave = Leave { key: attached.key, desk };
+    loop {
+        tokio::select! {
+            () = attached.cancelled.cancelled() => return Ok(()),
+            Some(message) = attached.from_worker.recv() => outgoing.send(&message).await?,
+            message = incoming.next() => match message? {
+                ToDaemon::Catalogue(part) => {
+                    if let Some(catalogue) = attached.catalogue.handle_part(part)? {
+                        let command = Command::Catalogue(attached.key, Box::new(catalogue));
+                        let _ = desk.commands.send(command).await;
+                        if !std::mem::replace(&mut attached.is_told, true) {
+                            outgoing.send(&ToAgent::Attached).await?;
+                        }
+                    }
+                }
+                ToDaemon::StatusWanted => outgoing.send(&ToAgent::Status(status(desk, peer).await?)).await?,
+                ToDaemon::Detach => return Ok(()),
+                message @ (ToDaemon::TapNeeded(_)
+                | ToDaemon::PromptOpened(..)
+                | ToDaemon::Granted(..)
+                | ToDaemon::Refused(..)
+                | ToDaemon::Offer(..)
+                | ToDaemon::TunnelWanted(..)) => {
+                    let _ = desk.commands.send(Command::Agent(attached.key, message)).await;
+                }
+                ToDaemon::Hello(_) | ToDaemon::Attach(_) | ToDaemon::TunnelCertificate(_) => {
+                    return Err(Hangup::OutOfTurn);
+                }
+            },
+        }
+    }
+}
+
+/// Tells the worker that the agent has left, however the conversation ended.
+struct Leave<'a> {
+    key: AttachKey,
+    desk: &'a Desk,
+}
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        let (commands, key) = (self.desk.commands.clone(), self.key);
+        // The worker's queue may be full for a moment and a drop cannot wait; this task ends as soon as there is room.
+        tokio::spawn(async move {
+            let _ = commands.send(Command::Detach(key)).await;
+        });
+    }
+}
