@@ -1,0 +1,246 @@
+//! The client's end of a load.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+
+use super::figures::{Samples, megabits_per_second, per_second};
+use super::path::{Connection, Path};
+use super::server::drain;
+use super::wire::{BLOCK, Request, Volume};
+
+/// What a path may take beyond the load's own time before it counts as stuck.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// More than any path answers in a run; bounds memory.
+const MAX_SAMPLES: usize = 5_000_000;
+
+/// How long a load runs.
+#[derive(Debug, Clone, Copy)]
+pub struct Span {
+    /// Not counted: a path's first connection, and windows that grow.
+    pub warm_up: Duration,
+    /// What is counted.
+    pub time: Duration,
+}
+
+/// Which way bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Direction {
+    /// From the user.
+    Up,
+    /// To the user.
+    Down,
+}
+
+/// One byte there and back, again and again on one connection: p50 and p99 in microseconds, and how many each second.
+///
+/// # Errors
+/// If the path fails or is stuck.
+pub async fn request_response(path: &Path, span: Span) -> Result<Value> {
+    let mut connection = path.connect().await?;
+    Request::Echo.write(&mut connection.writer).await?;
+    let begin = Instant::now() + span.warm_up;
+    let (mut samples, mut finished) = (Samples::default(), Instant::now());
+    while finished < begin + span.time && samples.len() < MAX_SAMPLES {
+        let sent = Instant::now();
+        timeout_at(sent + PATIENCE, round(&mut connection)).await.context("waiting for a byte")??;
+        finished = Instant::now();
+        if sent >= begin {
+            samples.push(finished - sent);
+        }
+    }
+    latencies(samples, finished.saturating_duration_since(begin))
+}
+
+async fn round(connection: &mut Connection) -> Result<()> {
+    connection.writer.write_u8(1).await?;
+    connection.writer.flush().await?;
+    connection.reader.read_u8().await?;
+    Ok(())
+}
+
+/// Connect, one byte there and back, close; so many at once: as [`request_response`], of whole connections.
+///
+/// # Errors
+/// If a connection fails or is stuck.
+pub async fn new_connections(path: &Path, parallel: usize, span: Span) -> Result<Value> {
+    let begin = Instant::now() + span.warm_up;
+    let mut workers = JoinSet::new();
+    for _ in 0..parallel {
+        let path = path.clone();
+        workers.spawn(async move {
+            let mut samples = Samples::default();
+            loop {
+                let started = Instant::now();
+                if started >= begin + span.time || samples.len() >= MAX_SAMPLES {
+                    return anyhow::Ok(samples);
+                }
+                timeout_at(started + PATIENCE, once(&path)).await.context("waiting for a connection")??;
+                if started >= begin {
+                    samples.push(started.elapsed());
+                }
+            }
+        });
+    }
+    let mut samples = Samples::default();
+    while let Some(worker) = workers.join_next().await {
+        samples.extend(worker??);
+    }
+    latencies(samples, begin.elapsed())
+}
+
+async fn once(path: &Path) -> Result<()> {
+    let mut connection = path.connect().await?;
+    Request::Once.write(&mut connection.writer).await?;
+    connection.writer.write_u8(1).await?;
+    connection.writer.flush().await?;
+    connection.reader.read_u8().await?;
+    // The server closes first, so that the client's ports are free again at once.
+    let mut rest = [0];
+    if connection.reader.read(&mut rest).await? != 0 {
+        bail!("more than one byte came back");
+    }
+    connection.writer.shutdown().await.context("closing")
+}
+
+fn latencies(mut samples: Samples, time: Duration) -> Result<Value> {
+    let count = samples.len() as u64;
+    let (p50, p99) = (samples.percentile(50), samples.percentile(99));
+    let (Some(p50), Some(p99)) = (p50, p99) else { bail!("nothing was finished in time") };
+    let micros = |duration: Duration| duration.as_secs_f64() * 1e6;
+    Ok(json!({ "p50_us": micros(p50), "p99_us": micros(p99), "per_second": per_second(count, time) }))
+}
+
+/// As many bytes as pass: megabits each second, of all flows together, counted where they arrive.
+///
+/// # Errors
+/// If a flow fails or is stuck.
+pub async fn bulk(path: &Path, direction: Direction, flows: usize, span: Span) -> Result<Value> {
+    let mut workers = JoinSet::new();
+    for _ in 0..flows {
+        let path = path.clone();
+        workers.spawn(async move {
+            let end = Instant::now() + span.warm_up + span.time + PATIENCE;
+            match direction {
+                Direction::Up => timeout_at(end, upload(&path, span)).await,
+                Direction::Down => timeout_at(end, download(&path, span)).await,
+            }
+            .context("waiting for the last byte")?
+        });
+    }
+    let (mut bytes, mut megabits) = (0, 0.0);
+    while let Some(worker) = workers.join_next().await {
+        let volume = worker??;
+        if volume.bytes == 0 {
+            bail!("a flow carried nothing");
+        }
+        bytes += volume.bytes;
+        megabits += megabits_per_second(volume.bytes, volume.time);
+    }
+    Ok(json!({ "mbit_per_second": megabits, "bytes": bytes }))
+}
+
+async fn upload(path: &Path, span: Span) -> Result<Volume> {
+    let mut connection = path.connect().await?;
+    Request::Upload { warm_up: span.warm_up }.write(&mut connection.writer).await?;
+    let block = vec![0; BLOCK];
+    let end = Instant::now() + span.warm_up + span.time;
+    while Instant::now() < end {
+        // A path that takes nothing more is as much at its end as one that took all.
+        let Ok(written) = timeout_at(end, connection.writer.write_all(&block)).await else { break };
+        written?;
+    }
+    connection.writer.shutdown().await?;
+    Ok(Volume::read(&mut connection.reader).await?)
+}
+
+async fn download(path: &Path, span: Span) -> Result<Volume> {
+    let mut connection = path.connect().await?;
+    Request::Download.write(&mut connection.writer).await?;
+    connection.writer.flush().await?;
+    let begin = Instant::now() + span.warm_up;
+    Ok(drain(&mut connection.reader, begin, Some(begin + span.time)).await?)
+}
+
+/// Opens so many connections and keeps them, so that memory and the other loads can be looked at meanwhile; returns
+/// once they are all open.
+///
+/// # Errors
+/// If one of them fails.
+pub async fn hold(path: &Path, connections: usize) -> Result<Vec<Connection>> {
+    let mut held = Vec::with_capacity(connections);
+    for _ in 0..connections {
+        let mut connection = path.connect().await?;
+        Request::Echo.write(&mut connection.writer).await?;
+        timeout_at(Instant::now() + PATIENCE, round(&mut connection))
+            .await
+            .context("waiting for a byte")??;
+        held.push(connection);
+    }
+    Ok(held)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::path::quic_endpoint;
+    use crate::bench::server::{serve_quic, serve_tcp};
+
+    const SHORT: Span = Span { warm_up: Duration::from_millis(5), time: Duration::from_millis(30) };
+
+    async fn tcp() -> (Path, JoinSet<()>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let path = Path::tcp(&listener.local_addr().unwrap().to_string()).await.unwrap();
+        let mut server = JoinSet::new();
+        server.spawn(async { serve_tcp(listener).await.unwrap() });
+        (path, server)
+    }
+
+    async fn quic() -> (Path, JoinSet<()>) {
+        let (endpoint, certificate) = quic_endpoint("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = endpoint.local_addr().unwrap();
+        let mut server = JoinSet::new();
+        server.spawn(serve_quic(endpoint));
+        (Path::quic(address, certificate).await.unwrap(), server)
+    }
+
+    #[tokio::test]
+    async fn every_load_gives_figures_over_tcp_and_quic() {
+        for (path, _server) in [tcp().await, quic().await] {
+            let answered = request_response(&path, SHORT).await.unwrap();
+            let connected = new_connections(&path, 4, SHORT).await.unwrap();
+            for figures in [answered, connected] {
+                assert!(figures["p50_us"].as_f64() <= figures["p99_us"].as_f64());
+                assert!(figures["per_second"].as_f64() > Some(0.0));
+            }
+            for direction in [Direction::Up, Direction::Down] {
+                let figures = bulk(&path, direction, 2, SHORT).await.unwrap();
+                assert!(
+                    figures["bytes"].as_u64() > Some(0) && figures["mbit_per_second"].as_f64() > Some(0.0)
+                );
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn held_connections_stay_open() {
+        let (path, _server) = tcp().await;
+        let mut held = hold(&path, 8).await.unwrap();
+        for connection in &mut held {
+            round(connection).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_path_that_refuses_is_an_error_and_no_figure() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let path = Path::Tcp(listener.local_addr().unwrap());
+        drop(listener);
+        assert!(request_response(&path, SHORT).await.is_err());
+        assert!(bulk(&path, Direction::Down, 1, SHORT).await.is_err());
+    }
+}
