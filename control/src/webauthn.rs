@@ -225,9 +225,6 @@ impl RelyingParty {
         }
         let verified = self.webauthn.finish_securitykey_authentication(&parsed, expected.state);
         let verified = verified.map_err(KeyError::Refused)?;
-        if expected.strength == TapStrength::Verification && !verified.user_verified() {
-            return Err(KeyError::NotVerified);
-        }
         keep_counter(&verified, expected.user, store, now).await
     }
 
@@ -252,8 +249,6 @@ pub struct ExpectedTap<'a> {
     pub state: &'a SecurityKeyAuthentication,
     /// What the person must have seen; none for a login, which shows no resource.
     pub context: Option<&'a ClientDataContext>,
-    /// How much the key must do.
-    pub strength: TapStrength,
 }
 
 async fn keep_counter(

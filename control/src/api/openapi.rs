@@ -1,0 +1,92 @@
+//! The API's description of itself, in OpenAPI 3.1, made from the same types that are sent.
+
+use axum::Json;
+use utoipa::OpenApi;
+
+use super::routes;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Portlatch agent API",
+        description = "What agents say to control. TLS with ALPN portlatch-api/1; \
+        all but the login itself need the certificate of a login."
+    ),
+    paths(
+        routes::begin_login,
+        routes::finish_login,
+        routes::logout,
+        routes::certify_tunnel,
+        routes::catalogue,
+        routes::ask,
+        routes::begin_ceremony,
+        routes::finish_ceremony,
+        routes::cancel_ceremony,
+        serve,
+    )
+)]
+struct Description;
+
+/// This description.
+#[utoipa::path(get, path = "/v1/openapi.json", responses((status = 200, description = "OpenAPI 3.1")))]
+pub(super) async fn serve() -> Json<utoipa::openapi::OpenApi> {
+    Json(Description::openapi())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table of `portlatch_protocol::api`, and this description.
+    const ROUTES: [(&str, &str); 10] = [
+        ("post", "/v1/login"),
+        ("post", "/v1/login/{ceremony}"),
+        ("post", "/v1/logout"),
+        ("post", "/v1/tunnel"),
+        ("get", "/v1/catalogue"),
+        ("post", "/v1/access"),
+        ("post", "/v1/ceremonies"),
+        ("post", "/v1/ceremonies/{ceremony}"),
+        ("delete", "/v1/ceremonies/{ceremony}"),
+        ("get", "/v1/openapi.json"),
+    ];
+
+    #[test]
+    fn every_route_is_described_and_nothing_else() {
+        let json = serde_json::to_value(Description::openapi()).unwrap();
+        let paths = json["paths"].as_object().unwrap();
+        let described: Vec<(&str, &str)> = paths
+            .iter()
+            .flat_map(|(path, methods)| {
+                methods.as_object().unwrap().keys().map(move |method| (method.as_str(), path.as_str()))
+            })
+            .collect();
+        for route in ROUTES {
+            assert!(described.contains(&route), "{route:?} is not described");
+        }
+        assert_eq!(described.len(), ROUTES.len());
+        // What the router serves is read from its source: axum has no list of its routes.
+        let source = include_str!("../api.rs");
+        let served: Vec<(String, String)> = source
+            .lines()
+            .filter_map(|line| {
+                let (path, rest) = line.trim().strip_prefix(".route(\"")?.split_once("\", ")?;
+                Some((rest.split_once('(')?.0.to_owned(), path.to_owned()))
+            })
+            .collect();
+        assert_eq!(served.len(), ROUTES.len());
+        for (method, path) in served {
+            assert!(described.contains(&(&method, &path)), "{method} {path} is served and not described");
+        }
+    }
+
+    #[test]
+    fn every_type_that_is_referred_to_is_described() {
+        let text = serde_json::to_string(&Description::openapi()).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        for reference in text.split("\"#/components/schemas/").skip(1) {
+            let name = reference.split('"').next().unwrap();
+            assert!(json["components"]["schemas"].get(name).is_some(), "{name} is not described");
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! What happens by time: locks end, ceremonies lapse, rows that are long over go, the audit's head is signed, and what
+//! could not be settled is tried again.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use portlatch_audit::{Event, EventKind};
+use portlatch_clock::{BootTime, TimeOfDay};
+use tokio_util::sync::CancellationToken;
+
+use super::Control;
+use crate::ceremony::{Challenge, Purpose};
+
+/// How often lapsed ceremonies are looked for; they cannot be answered after their time whatever this is.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often the store is swept.
+const SWEEP_EVERY: Duration = Duration::from_secs(600);
+/// How often the audit's head is signed (design section 12).
+const SIGN_EVERY: Duration = Duration::from_secs(60);
+
+pub(super) async fn run(control: Arc<Control>, cancel: CancellationToken) {
+    let start = control.clock.boot_time();
+    let (mut sweep_at, mut sign_at) = (start, start + SIGN_EVERY);
+    while !cancel.is_cancelled() {
+        tokio::select! {
+            () = cancel.cancelled() => break,
+            () = control.clock.sleep(LOOK_EVERY) => {}
+            () = control.clock.moved() => {}
+        }
+        let now = control.clock.boot_time();
+        look(&control).await;
+        if is_due(&mut sweep_at, SWEEP_EVERY, now) {
+            let swept = control.store.sweep(control.clock.time_of_day()).await;
+            swept.unwrap_or_else(|error| tracing::warn!(%error, "the store could not be swept"));
+        }
+        if is_due(&mut sign_at, SIGN_EVERY, now) {
+            let signed = control.audit.sign_head(&control.keys).await;
+            signed.unwrap_or_else(|error| tracing::error!(%error, "the audit's head could not be signed"));
+        }
+    }
+}
+
+fn is_due(at: &mut BootTime, every: Duration, now: BootTime) -> bool {
+    if now < *at {
+        return false;
+    }
+    *at = now + every;
+    true
+}
+
+async fn look(control: &Control) {
+    for lapsed in control.ceremonies.take_expired(control.clock.boot_time()) {
+        control.audit.note(lapse(lapsed)).await;
+    }
+    let now = control.clock.time_of_day();
+    if has_lock_ended(control, now) {
+        control.hub.change(|standing| standing.locks = standing.world.locks(now));
+    }
+    if control.is_unsettled.swap(false, Ordering::AcqRel) {
+        match control.turn().await {
+            Ok(_turn) => control.settle().await,
+            Err(_) => control.is_unsettled.store(true, Ordering::Release),
+        }
+    }
+}
+
+fn has_lock_ended(control: &Control, now: TimeOfDay) -> bool {
+    let standing = control.hub.now();
+    standing.locks.iter().any(|lock| lock.expires.is_some_and(|end| end.0 <= now.0))
+}
+
+fn lapse(challenge: Challenge) -> Event {
+    let (client_addr, reason) = (Some(challenge.address.to_string()), Some("timed_out".to_owned()));
+    let user = Some(challenge.user().clone());
+    let event = Event { user, client_addr, reason, ..Event::new(EventKind::MfaFail) };
+    match challenge.purpose {
+        Purpose::Login { device, .. } | Purpose::Enrolment { device, .. } => {
+            Event { device: Some(device), ..event }
+        }
+        Purpose::Open(open) => Event {
+            login: Some(open.login.login),
+            device: Some(open.login.device),
+            resource: Some(open.resource),
+            port: Some(open.port),
+            program: open.program,
+            ..event
+        },
+    }
+}

@@ -1,0 +1,350 @@
+//! Changes of documents and users: read, checked as a whole, written in one transaction, put in force, and their
+//! consequences drawn, one change after the other.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use portlatch_audit::{Event, EventKind};
+use portlatch_protocol::names::{ProxyName, RoleName, UserName};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::{Control, read_documents};
+use crate::admin::{IssuedToken, LockedBy, SourceFile};
+use crate::api::problem::Denial;
+use crate::documents::fault::Fault;
+use crate::documents::people::{LockDocument, UserDocument};
+use crate::documents::{Document, DocumentKind, ParseContext, check_set, parse_all};
+use crate::login::token_hash;
+use crate::policy::World;
+use crate::store::documents::StoredDocument;
+use portlatch_clock::TimeOfDay;
+use portlatch_protocol::watch::LockTarget;
+
+/// How long an enrolment token serves: the user comes to it on the next working day.
+const ENROLMENT_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// How long a join token serves: whoever makes it is at the new machine.
+const JOIN_LIFETIME: Duration = Duration::from_secs(30 * 60);
+
+/// Why a change was not made. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// The documents have faults, or contradict each other.
+    #[error("the documents have faults")]
+    Faults(Vec<String>),
+    /// The store or the audit cannot be used, or another change takes too long.
+    #[error("{0}")]
+    Unavailable(#[from] Denial),
+}
+
+impl ChangeError {
+    /// What there is to say, a line each.
+    pub fn lines(self) -> Vec<String> {
+        match self {
+            Self::Faults(faults) => faults,
+            Self::Unavailable(denial) => vec![denial.to_string()],
+        }
+    }
+
+    fn fault(message: impl Into<String>) -> Self {
+        Self::Faults(vec![message.into()])
+    }
+}
+
+impl From<Vec<Fault>> for ChangeError {
+    fn from(faults: Vec<Fault>) -> Self {
+        Self::Faults(faults.iter().map(ToString::to_string).collect())
+    }
+}
+
+/// What a change did.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// A line for each thing.
+    pub lines: Vec<String>,
+    /// What has no effect.
+    pub warnings: Vec<String>,
+}
+
+/// A document's name within all kinds.
+type Key = (DocumentKind, String);
+
+fn key(document: &Document) -> Key {
+    (document.kind(), document.name().to_owned())
+}
+
+impl Control {
+    /// Puts documents in force: all of them or, if one has a fault, none.
+    ///
+    /// # Errors
+    /// [`ChangeError`] with every fault.
+    pub async fn apply(&self, files: &[SourceFile], actor: &str) -> Result<Changed, ChangeError> {
+        let parsed = parse_all(files, &self.parse_context())?;
+        let _turn = self.turn().await?;
+        let mut changed = self.put(parsed.documents, actor).await?;
+        let warnings = parsed.warnings.iter().map(ToString::to_string);
+        changed.warnings = warnings.chain(changed.warnings).collect();
+        Ok(changed)
+    }
+
+    /// Removes a document.
+    ///
+    /// # Errors
+    /// [`ChangeError`] if there is none, or others rest on it.
+    pub async fn delete(&self, kind: &str, name: &str, actor: &str) -> Result<Changed, ChangeError> {
+        let kind: DocumentKind = kind.parse().map_err(|error| ChangeError::fault(format!("{error}")))?;
+        let _turn = self.turn().await?;
+        let mut documents = self.read_all().await?;
+        if documents.remove(&(kind, name.to_owned())).is_none() {
+            return Err(ChangeError::fault(format!("there is no {kind}/{name}")));
+        }
+        let rest: Vec<Document> = documents.into_values().collect();
+        let warnings = check_set(&rest, &self.parse_context())?;
+        let removed = [(kind.to_string(), name.to_owned())];
+        self.put_in_force(rest, &[], &removed).await?;
+        self.note_change(change_event(kind, name, Change::Delete), actor).await;
+        Ok(Changed {
+            lines: vec![format!("{kind}/{name} deleted")],
+            warnings: warnings.iter().map(ToString::to_string).collect(),
+        })
+    }
+
+    /// Reads documents of a kind.
+    ///
+    /// # Errors
+    /// [`ChangeError`] if the kind is unknown or the named one does not exist.
+    pub async fn get(&self, kind: &str, name: Option<&str>) -> Result<Vec<serde_json::Value>, ChangeError> {
+        let kind: DocumentKind = kind.parse().map_err(|error| ChangeError::fault(format!("{error}")))?;
+        let documents = self.read_all().await?;
+        let wanted = documents
+            .iter()
+            .filter(|((its, called), _)| *its == kind && name.is_none_or(|name| name == called));
+        let found: Vec<_> = wanted.map(|(_, document)| document.to_json()).collect();
+        match (name, found.is_empty()) {
+            (Some(name), true) => Err(ChangeError::fault(format!("there is no {kind}/{name}"))),
+            (Some(_) | None, _) => Ok(found),
+        }
+    }
+
+    /// Makes a user and an enrolment token.
+    ///
+    /// # Errors
+    /// [`ChangeError`] if there is such a user, or a role is missing.
+    pub async fn add_user(
+        &self,
+        name: &UserName,
+        roles: Vec<RoleName>,
+        actor: &str,
+    ) -> Result<IssuedToken, ChangeError> {
+        let _turn = self.turn().await?;
+        if self.hub.now().has_user(name) {
+            let advice = format!("there is a user {name} already: `users reset {name}` makes a new token");
+            return Err(ChangeError::fault(advice));
+        }
+        self.put(vec![Document::User(UserDocument::new(name.clone(), roles))], actor).await?;
+        self.new_enrolment(name, actor).await
+    }
+
+    /// Forgets a user's password and keys, ends the logins, and makes a new enrolment token.
+    ///
+    /// # Errors
+    /// [`ChangeError`] if there is no such user.
+    pub async fn reset_user(&self, name: &UserName, actor: &str) -> Result<IssuedToken, ChangeError> {
+        let _turn = self.turn().await?;
+        if !self.hub.now().has_user(name) {
+            return Err(ChangeError::fault(format!("there is no user {name}")));
+        }
+        let event = Event { user: Some(name.clone()), ..Event::new(EventKind::UserReset) };
+        let token = self.new_enrolment(name, actor).await?;
+        self.note_change(event, actor).await;
+        Ok(token)
+    }
+
+    async fn new_enrolment(&self, name: &UserName, actor: &str) -> Result<IssuedToken, ChangeError> {
+        let now = self.clock.time_of_day();
+        let (token, expires) = (random_token(), now.after(ENROLMENT_LIFETIME));
+        let reset = self.store.reset_user(name, &token_hash(&token), expires, now).await;
+        reset.map_err(Denial::from)?;
+        self.ceremonies.forget_user(name);
+        self.settle().await;
+        let event = Event { user: Some(name.clone()), ..Event::new(EventKind::TokenCreate) };
+        self.note_change(event, actor).await;
+        let link = format!("https://{}/enrol#{name}/{token}", self.authority_part());
+        Ok(IssuedToken { name: name.to_string(), token, link: Some(link), expires: rfc3339(expires) })
+    }
+
+    /// Makes a join token for a proxy.
+    ///
+    /// # Errors
+    /// [`ChangeError::Unavailable`].
+    pub async fn add_join_token(&self, proxy: &ProxyName, actor: &str) -> Result<IssuedToken, ChangeError> {
+        let (token, expires) = (random_token(), self.clock.time_of_day().after(JOIN_LIFETIME));
+        let added = self.store.add_join_token(&token_hash(&token), proxy, expires).await;
+        added.map_err(Denial::from)?;
+        let event = Event { proxy: Some(proxy.clone()), ..Event::new(EventKind::TokenCreate) };
+        self.note_change(event, actor).await;
+        Ok(IssuedToken { name: proxy.to_string(), token, link: None, expires: rfc3339(expires) })
+    }
+
+    /// Locks somebody or something, at once.
+    ///
+    /// # Errors
+    /// [`ChangeError`] if the message is none that a lock can have.
+    pub async fn lock(
+        &self,
+        target: LockedBy,
+        ttl: Option<Duration>,
+        message: Option<String>,
+        actor: &str,
+    ) -> Result<Changed, ChangeError> {
+        let target = match target {
+            LockedBy::User(name) => LockTarget::User(name),
+            LockedBy::Device(name) => LockTarget::Device(name),
+            LockedBy::Login(id) => LockTarget::Login(id),
+            LockedBy::Resource(id) => LockTarget::Resource(id),
+            LockedBy::Proxy(name) => LockTarget::Proxy(name),
+        };
+        let expires = ttl.map(|ttl| date(self.clock.time_of_day().after(ttl)));
+        let lock = Document::Lock(LockDocument::new(target, message.unwrap_or_default(), expires));
+        // Through the written form, so that a lock of the command line obeys the rules of a document.
+        let lock = Document::from_json(&lock.to_json())?;
+        let _turn = self.turn().await?;
+        self.put(vec![lock], actor).await
+    }
+
+    /// Puts new and changed documents beside those in force. In a turn.
+    async fn put(&self, new: Vec<Document>, actor: &str) -> Result<Changed, ChangeError> {
+        let mut documents = self.read_all().await?;
+        let mut changes = Vec::new();
+        for document in &new {
+            let change = match documents.get(&key(document)) {
+                None => Change::Create,
+                Some(old) if old.to_json() == document.to_json() => continue,
+                Some(_) => Change::Update,
+            };
+            changes.push((change, document));
+        }
+        // What is written twice stays twice, for the check to find.
+        new.iter().for_each(|document| drop(documents.remove(&key(document))));
+        let all: Vec<Document> = documents.into_values().chain(new.iter().cloned()).collect();
+        let warnings = check_set(&all, &self.parse_context())?;
+        let stored: Vec<StoredDocument> = changes.iter().map(|(_, document)| stored(document)).collect();
+        if !stored.is_empty() {
+            self.put_in_force(all, &stored, &[]).await?;
+        }
+        let mut lines = Vec::new();
+        for document in &new {
+            let change =
+                changes.iter().find(|(_, changed)| key(changed) == key(document)).map(|(change, _)| *change);
+            lines.push(format!("{document} {}", change.map_or("unchanged", Change::word)));
+            if let Some(change) = change {
+                self.note_change(change_event(document.kind(), document.name(), change), actor).await;
+            }
+        }
+        Ok(Changed { lines, warnings: warnings.iter().map(ToString::to_string).collect() })
+    }
+
+    async fn put_in_force(
+        &self,
+        all: Vec<Document>,
+        put: &[StoredDocument],
+        removed: &[(String, String)],
+    ) -> Result<(), ChangeError> {
+        let revision = self.store.change_documents(put, removed).await.map_err(Denial::from)?;
+        let (world, now) = (World::new(all), self.clock.time_of_day());
+        self.hub.change(|standing| {
+            standing.world = std::sync::Arc::new(world);
+            standing.revision = standing.revision.max(revision);
+            standing.locks = standing.world.locks(now);
+        });
+        self.settle().await;
+        Ok(())
+    }
+
+    async fn read_all(&self) -> Result<BTreeMap<Key, Document>, ChangeError> {
+        let documents = read_documents(&self.store).await.map_err(|error| {
+            tracing::error!(%error, "the documents cannot be read");
+            Denial::Unavailable
+        })?;
+        Ok(documents.into_iter().map(|document| (key(&document), document)).collect())
+    }
+
+    fn parse_context(&self) -> ParseContext {
+        ParseContext { public_host: self.cluster().clone() }
+    }
+
+    fn authority_part(&self) -> String {
+        match self.settings.public_port {
+            443 => self.cluster().to_string(),
+            port => format!("{}:{port}", self.cluster()),
+        }
+    }
+
+    async fn note_change(&self, event: Event, actor: &str) {
+        self.audit.note(Event { actor: Some(actor.to_owned()), ..event }).await;
+    }
+}
+
+/// What happened to a document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Change {
+    Create,
+    Update,
+    Delete,
+}
+
+impl Change {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Create => "created",
+            Self::Update => "updated",
+            Self::Delete => "deleted",
+        }
+    }
+}
+
+fn change_event(kind: DocumentKind, name: &str, change: Change) -> Event {
+    use Change::{Create, Delete, Update};
+    let event = match (kind, change) {
+        (DocumentKind::Resource(_), Create) => EventKind::ResourceCreate,
+        (DocumentKind::Resource(_), Update) => EventKind::ResourceUpdate,
+        (DocumentKind::Resource(_), Delete) => EventKind::ResourceDelete,
+        (DocumentKind::Role, Create) => EventKind::RoleCreate,
+        (DocumentKind::Role, Update) => EventKind::RoleUpdate,
+        (DocumentKind::Role, Delete) => EventKind::RoleDelete,
+        (DocumentKind::User, Create) => EventKind::UserCreate,
+        (DocumentKind::User, Update) => EventKind::UserUpdate,
+        (DocumentKind::User, Delete) => EventKind::UserDelete,
+        (DocumentKind::Lock, Create | Update) => EventKind::Lock,
+        (DocumentKind::Lock, Delete) => EventKind::Unlock,
+        (DocumentKind::ClusterAuthPreference, Create | Update | Delete) => EventKind::PreferenceUpdate,
+        (DocumentKind::VnetConfig, Create | Update | Delete) => EventKind::ZoneUpdate,
+    };
+    Event {
+        detail: Some(format!("{kind}/{name}")),
+        resource: format!("{kind}/{name}").parse().ok(),
+        user: (kind == DocumentKind::User).then(|| name.parse().ok()).flatten(),
+        ..Event::new(event)
+    }
+}
+
+fn stored(document: &Document) -> StoredDocument {
+    StoredDocument {
+        kind: document.kind().to_string(),
+        name: document.name().to_owned(),
+        json: document.to_json().to_string(),
+    }
+}
+
+/// 128 bits in hexadecimal: no character that a shell or a command line would take for something else.
+fn random_token() -> String {
+    super::random_id().to_string()
+}
+
+fn date(time: TimeOfDay) -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp(time.seconds()).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}
+
+fn rfc3339(time: TimeOfDay) -> String {
+    date(time).format(&Rfc3339).unwrap_or_default()
+}

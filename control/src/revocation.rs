@@ -1,0 +1,87 @@
+//! After every change: which grants must not open new streams any more, which logins are over, which locks stand; and
+//! everyone who watches is told at once.
+//!
+//! Entries are only ever added to what stands, and leave it when they would have ended anyway. So two of these passes may
+//! run at once, and the slower one cannot take back what the faster one has told.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use portlatch_audit::{Event, EventKind};
+use portlatch_clock::TimeOfDay;
+use portlatch_protocol::names::{Id, UserName};
+
+use crate::control::Control;
+use crate::store::StoreError;
+use crate::watch::standing::Endings;
+
+impl Control {
+    /// Looks at all live grants again, revokes what does not stand any more, and tells the watchers.
+    pub(crate) async fn reconsider_grants(&self) -> Result<(), StoreError> {
+        let now = self.clock.time_of_day();
+        let grants = self.store.live_grants(now).await?;
+        let groundless: HashSet<Id> = self.store.grants_without_ground(now).await?.into_iter().collect();
+        // After the grants were read: one that was kept later was evaluated, or is looked at again, with what stands now.
+        let standing = self.hub.now();
+        let over: Vec<_> = grants
+            .into_iter()
+            .filter(|grant| groundless.contains(&grant.id) || !standing.still_allows(grant, now))
+            .collect();
+        let ids: Vec<Id> = over.iter().map(|grant| grant.id.clone()).collect();
+        if !ids.is_empty() {
+            self.store.revoke_grants(&ids, now).await?;
+        }
+        self.publish_endings(now).await?;
+        for grant in over {
+            let event = Event {
+                user: Some(grant.login.user),
+                login: Some(grant.login.login),
+                device: Some(grant.login.device),
+                resource: Some(grant.resource),
+                port: Some(grant.port),
+                grant: Some(grant.id),
+                key_id: grant.key_id,
+                ..Event::new(EventKind::GrantRevoke)
+            };
+            self.audit.note(event).await;
+        }
+        Ok(())
+    }
+
+    /// Tells the watchers what the store knows to be over.
+    pub(crate) async fn publish_endings(&self, now: TimeOfDay) -> Result<(), StoreError> {
+        let revoked = self.store.revoked_grants(now).await?;
+        let ended = self.store.ended_logins(now).await?;
+        self.hub.change(|standing| {
+            add(&mut standing.revoked, revoked, now);
+            add(&mut standing.ended_logins, ended, now);
+            standing.locks = standing.world.locks(now);
+        });
+        Ok(())
+    }
+
+    /// Forgets the secrets of users who have no document any more. Only in a turn of changes: a user who is being made
+    /// has a document before there are secrets.
+    pub(crate) async fn forget_removed_users(&self) -> Result<Vec<UserName>, StoreError> {
+        let known = self.store.users_with_secrets().await?;
+        let standing = self.hub.now();
+        let gone: Vec<UserName> = known.into_iter().filter(|user| !standing.has_user(user)).collect();
+        for user in &gone {
+            self.store.remove_user(user, self.clock.time_of_day()).await?;
+            self.ceremonies.forget_user(user);
+        }
+        Ok(gone)
+    }
+}
+
+fn add(endings: &mut Arc<Endings>, found: Vec<(Id, TimeOfDay)>, now: TimeOfDay) {
+    let is_same =
+        found.iter().all(|(id, _)| endings.contains_key(id)) && endings.values().all(|end| *end > now);
+    // Left as it is, so that a watcher sees by the address that nothing is new.
+    if is_same {
+        return;
+    }
+    let endings = Arc::make_mut(endings);
+    endings.extend(found);
+    endings.retain(|_, end| *end > now);
+}
