@@ -10,9 +10,9 @@ use super::node::{Entry, Node, Value};
 use super::values;
 
 /// Longest key and value: fits a column of a table.
-const MAX_LABEL: usize = 128;
+pub(crate) const MAX_LABEL: usize = 128;
 /// Most labels of one thing and most keys of one rule.
-const MAX_LABELS: usize = 64;
+pub(crate) const MAX_LABELS: usize = 64;
 /// The key or value that stands for every one.
 const ANY: &str = "*";
 
