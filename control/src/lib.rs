@@ -3,7 +3,9 @@
 pub mod admin;
 pub mod authority;
 pub mod ceremony;
+pub mod config;
 pub mod documents;
+pub mod init;
 pub mod keys;
 mod nearest;
 pub mod login;
