@@ -1,0 +1,184 @@
+//! The command line: what can be typed, and which command does it.
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use portlatch_clock::Clock;
+use portlatch_protocol::names::UserName;
+use portlatch_protocol::tls::CaPin;
+
+use crate::address::{ClusterAddress, split_port};
+use crate::commands;
+use crate::failure::Failure;
+use crate::files::Files;
+use crate::terminal;
+
+/// The version and what was built in.
+const VERSION: &str = const {
+    match (cfg!(feature = "software-key"), cfg!(feature = "test-clock")) {
+        (false, false) => concat!(env!("CARGO_PKG_VERSION"), " (features: none)"),
+        (true, false) => concat!(env!("CARGO_PKG_VERSION"), " (features: software-key)"),
+        (false, true) => concat!(env!("CARGO_PKG_VERSION"), " (features: test-clock)"),
+        (true, true) => concat!(env!("CARGO_PKG_VERSION"), " (features: software-key, test-clock)"),
+    }
+};
+
+/// Reach internal hosts with your ordinary programs, behind a tap of your security key.
+#[derive(Debug, Parser)]
+#[command(name = "portlatch", version = VERSION, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Sign in to a cluster with your password and your security key
+    Login(Login),
+    /// Run in the background: keep the login attached, and prompt for taps
+    Agent(Agent),
+    /// Show who is logged in, open prompts, grants and refusals
+    Status(Output),
+    /// List what you may reach
+    Ls(Output),
+    /// Show prompts as they come; Enter taps a software key, d and Enter denies
+    Watch,
+    /// Tap for a port before a program connects to it
+    Tap(Tap),
+    /// Sign out, and forget key and certificate
+    Logout,
+}
+
+/// `portlatch login`.
+#[derive(Debug, Args)]
+pub(crate) struct Login {
+    /// The cluster: HOST[:PORT] or https://HOST[:PORT]; without it the one of the last login
+    #[arg(long, value_name = "URL")]
+    pub(crate) proxy: Option<ClusterAddress>,
+    /// The user; without it the one of the last login, or this system's
+    #[arg(long, value_name = "NAME")]
+    pub(crate) user: Option<UserName>,
+    /// The one-time enrolment token of a new user: sets the password and enrols the first security key
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) enrol: Option<String>,
+    /// The cluster's CA, as `portlatch-proxy init` printed it
+    #[arg(long, value_name = "sha256:...")]
+    pub(crate) ca_pin: Option<CaPin>,
+    /// Log in here and not in the browser (so far always)
+    #[arg(long)]
+    native: bool,
+    /// Read the password from the first line of standard input
+    #[arg(long)]
+    pub(crate) password_stdin: bool,
+    /// Use a software key instead of a USB key: for tests and demos only
+    #[cfg(feature = "software-key")]
+    #[arg(long, value_name = "MODE")]
+    pub(crate) software_key: Option<crate::keys::software::Mode>,
+}
+
+/// `portlatch agent`.
+#[derive(Debug, Args)]
+pub(crate) struct Agent {
+    /// Use a software key instead of a USB key: for tests and demos only
+    #[cfg(feature = "software-key")]
+    #[arg(long, value_name = "MODE")]
+    pub(crate) software_key: Option<crate::keys::software::Mode>,
+}
+
+/// For commands whose output programs read too.
+#[derive(Debug, Args)]
+pub(crate) struct Output {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `portlatch tap`.
+#[derive(Debug, Args)]
+pub(crate) struct Tap {
+    /// HOST[:PORT]; the port may be left out where the resource has only one
+    #[arg(value_name = "HOST[:PORT]")]
+    pub(crate) target: String,
+}
+
+/// Runs the command that the arguments name.
+pub(crate) fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // clap's text has advice of its own; --help and --version end here as well.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+        }
+    };
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(log_filter()).init();
+    match start(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            terminal::complain(&format!("portlatch: {failure}"));
+            failure.exit_code()
+        }
+    }
+}
+
+fn log_filter() -> tracing_subscriber::EnvFilter {
+    let wanted = std::env::var("PORTLATCH_LOG").unwrap_or_default();
+    tracing_subscriber::EnvFilter::builder()
+        .with_default_directive(tracing::Level::WARN.into())
+        .parse_lossy(wanted)
+}
+
+fn start(command: Command) -> Result<(), Failure> {
+    let files = Files::open()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let done = runtime.block_on(async {
+        let clock = Clock::system();
+        match command {
+            Command::Login(login) => commands::login(&login, &files, &clock).await,
+            Command::Agent(agent) => commands::agent(&agent, files, clock).await,
+            Command::Status(output) => commands::status(&output, &files).await,
+            Command::Ls(output) => commands::ls(&output, &files, &clock).await,
+            Command::Watch => commands::watch(&files).await,
+            Command::Tap(tap) => {
+                let (host, port) =
+                    split_port(&tap.target).map_err(|error| Failure::Usage(error.to_string()))?;
+                commands::tap(&files, &host, port).await
+            }
+            Command::Logout => commands::logout(&files, &clock).await,
+        }
+    });
+    // A security key's thread or a look at /proc may still be busy: nobody waits for them.
+    runtime.shutdown_background();
+    done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_people_type_is_understood() {
+        let pin = format!("sha256:{}", "ab".repeat(32));
+        let login = [
+            "portlatch",
+            "login",
+            "--proxy",
+            "https://proxy.example.com",
+            "--user",
+            "jerry",
+            "--ca-pin",
+            &pin,
+        ];
+        assert!(Cli::try_parse_from(login).is_ok());
+        assert!(Cli::try_parse_from(["portlatch", "status", "--json"]).is_ok());
+        assert!(Cli::try_parse_from(["portlatch", "tap", "billing-db.corp.internal:5432"]).is_ok());
+        assert!(Cli::try_parse_from(["portlatch", "login", "--proxy", "http://x"]).is_err());
+        assert!(Cli::try_parse_from(["portlatch", "login", "--proxy", "x", "--ca-pin", "abc"]).is_err());
+    }
+}

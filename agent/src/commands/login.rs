@@ -1,0 +1,254 @@
+//! `portlatch login`: password and tap, or the enrolment of a new user; then the login certificate.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use portlatch_clock::Clock;
+use portlatch_protocol::api::{
+    FirstFactor, KeyTask, LoginAnswer, LoginChallenge, LoginGranted, LoginRequest, Secret,
+};
+use portlatch_protocol::names::{DeviceName, Hostname, UserName};
+use portlatch_protocol::tls::CaPin;
+use rcgen::{CertificateParams, DistinguishedName, KeyPair};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
+
+use super::{AGENT_TIME, ask_agent};
+use crate::address::ClusterAddress;
+use crate::ceremony::{ClientData, creation_options, request_options};
+use crate::cli::Login;
+use crate::control::{Control, Trust};
+use crate::failure::Failure;
+use crate::files::Files;
+use crate::keys::{Attempt, Key, KeyNotice, NOTICES};
+use crate::local::Want;
+use crate::login::{self, GrantedCertificates};
+use crate::service::Enter;
+use crate::terminal::{self, say};
+
+/// Longest device name (the protocol's names have at most 64 characters).
+const MAX_DEVICE: usize = 64;
+
+/// Signs in and keeps the login.
+pub(crate) async fn login(options: &Login, files: &Files, clock: &Clock) -> Result<(), Failure> {
+    let (address, user) = who_and_where(options, files)?;
+    let trust = trust(options, files, &address)?;
+    let request = LoginRequest { user, device: device_name(), proof: first_factor(options)? };
+    let (key, enter) = chosen_key(options, files);
+    let control = Control::before_login(&address, trust.clone(), clock)?;
+    say(&format!("Connecting to {address} ..."))?;
+    let challenge = control.begin_login(&request).await?;
+    let credential = tap(&challenge, &address.host, &key, &enter).await?;
+    let login_key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(no_key)?;
+    let answer = LoginAnswer { credential, csr: STANDARD.encode(csr(&login_key)?) };
+    let granted = control.finish_login(&challenge.ceremony, &answer).await?;
+    let granted = certificates(granted, &address.host, &trust)?;
+    let key_pem = Zeroizing::new(login_key.serialize_pem());
+    let file = login::save(files, &address, &granted, &key_pem, clock)?;
+    let until = crate::status::rfc3339(file.expires);
+    say(&format!("Logged in to {} as {}, until {until}.", file.cluster, file.user))?;
+    match ask_agent(files, &Want::LoginChanged, AGENT_TIME).await? {
+        Some(_) => {}
+        None => say("Start `portlatch agent`, so that your programs can connect.")?,
+    }
+    Ok(())
+}
+
+fn who_and_where(options: &Login, files: &Files) -> Result<(ClusterAddress, UserName), Failure> {
+    let last = login::last_used(files);
+    let last_address = last.as_ref().map(|(address, _)| address.clone());
+    let address = options.proxy.clone().or(last_address);
+    let address =
+        address.ok_or_else(|| Failure::Usage("say which cluster: --proxy HOST[:PORT]".to_owned()))?;
+    let of_last = last.filter(|(last, _)| last.host == address.host).map(|(_, user)| user);
+    let of_system = || std::env::var("USER").ok().and_then(|name| name.parse().ok());
+    let user = options.user.clone().or(of_last).or_else(of_system);
+    let user = user.ok_or_else(|| Failure::Usage("say who you are: --user NAME".to_owned()))?;
+    Ok((address, user))
+}
+
+fn trust(options: &Login, files: &Files, address: &ClusterAddress) -> Result<Trust, Failure> {
+    let known = || login::known_ca(files, &address.host).map(Trust::Ca);
+    options.ca_pin.map(Trust::Pin).or_else(known).ok_or_else(|| {
+        Failure::Usage(format!(
+            "{} is not known on this machine yet: add --ca-pin sha256:..., which its administrator has from `portlatch-proxy init`",
+            address.host
+        ))
+    })
+}
+
+fn first_factor(options: &Login) -> Result<FirstFactor, Failure> {
+    let secret = |text: Zeroizing<String>| Secret(text.to_string());
+    let proof = match (&options.enrol, options.password_stdin) {
+        (None, true) => FirstFactor::Password { password: secret(terminal::read_line()?) },
+        (None, false) => FirstFactor::Password { password: secret(terminal::ask_secret("Password")?) },
+        (Some(token), true) => enrolment(token, secret(terminal::read_line()?)),
+        (Some(token), false) => {
+            let password = terminal::ask_secret("New password")?;
+            if *terminal::ask_secret("New password, once more")? != *password {
+                return Err(Failure::because("the two passwords differ: try again"));
+            }
+            enrolment(token, secret(password))
+        }
+    };
+    Ok(proof)
+}
+
+fn enrolment(token: &str, new_password: Secret) -> FirstFactor {
+    FirstFactor::Enrolment { token: Secret(token.to_owned()), new_password }
+}
+
+/// What the machine calls itself, in the characters that a device's name may have.
+fn device_name() -> DeviceName {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    device_name_of(name.trim())
+}
+
+fn device_name_of(name: &str) -> DeviceName {
+    let allowed = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
+    let name: String = name.trim_start_matches(['.', '-']).chars().map(allowed).take(MAX_DEVICE).collect();
+    let name = name.trim_start_matches('-').parse();
+    name.unwrap_or_else(|_| "this-machine".parse().expect("a name of ours is a name"))
+}
+
+#[cfg(feature = "software-key")]
+fn chosen_key(options: &Login, files: &Files) -> (Key, Enter) {
+    super::key(options.software_key, files)
+}
+
+#[cfg(not(feature = "software-key"))]
+fn chosen_key(_: &Login, _: &Files) -> (Key, Enter) {
+    super::usb_key()
+}
+
+/// The key's answer to control's challenge, within the challenge's time.
+async fn tap(
+    challenge: &LoginChallenge,
+    cluster: &Hostname,
+    key: &Key,
+    enter: &Enter,
+) -> Result<serde_json::Value, Failure> {
+    let cancel = CancellationToken::new();
+    let (notices, noticed) = mpsc::channel(NOTICES);
+    let attempt = |client_data| Attempt { client_data, cancel: cancel.clone(), notices };
+    let answer = async {
+        let answer = match challenge.task.clone() {
+            KeyTask::Enrol { options } => {
+                say("Tap your security key, to enrol it.")?;
+                let options = creation_options(options, cluster)?;
+                let attempt = attempt(ClientData::for_enrolment(&options.challenge, cluster));
+                serde_json::to_value(key.enrol(options, attempt).await?)
+            }
+            KeyTask::Assert { options } => {
+                say("Tap your security key, to log in.")?;
+                let options = request_options(options, cluster)?;
+                let attempt = attempt(ClientData::for_login(&options.challenge, cluster));
+                serde_json::to_value(key.assert(options, attempt).await?)
+            }
+        };
+        Ok(answer.expect("WebAuthn's documents are JSON"))
+    };
+    let time = Duration::from_secs(challenge.expires_in);
+    tokio::select! {
+        answer = answer => answer,
+        () = tokio::time::sleep(time) => {
+            Err(Failure::because("nobody tapped the security key in time: run `portlatch login` again"))
+        }
+        never = show_notices(noticed, enter) => match never {},
+    }
+}
+
+/// Shows what the key has to say, and hands Enter on to a software key.
+async fn show_notices(mut noticed: mpsc::Receiver<KeyNotice>, enter: &Enter) -> std::convert::Infallible {
+    let mut last = None;
+    // Standard input is read only where Enter is waited for: it may hold what the next program is to read.
+    let mut typed = None;
+    loop {
+        tokio::select! {
+            Some(notice) = noticed.recv() => {
+                if last.replace(notice) != Some(notice) {
+                    terminal::complain(notice.text());
+                }
+                if notice == KeyNotice::PressEnter {
+                    typed.get_or_insert_with(terminal::typed_lines);
+                }
+            }
+            Some(_) = next_line(&mut typed) => enter(),
+            else => std::future::pending().await,
+        }
+    }
+}
+
+async fn next_line(typed: &mut Option<mpsc::Receiver<String>>) -> Option<String> {
+    match typed {
+        Some(typed) => typed.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn csr(key: &KeyPair) -> Result<Vec<u8>, Failure> {
+    let mut params = CertificateParams::default();
+    // Control writes its own subject; what the request says of it counts for nothing.
+    params.distinguished_name = DistinguishedName::new();
+    let request = params.serialize_request(key).map_err(no_key)?;
+    Ok(request.der().to_vec())
+}
+
+fn no_key(error: rcgen::Error) -> Failure {
+    Failure::Failed(format!("no login key could be made: {error}"))
+}
+
+/// What control handed out must be of the cluster and the CA that were meant.
+fn certificates(
+    granted: LoginGranted,
+    cluster: &Hostname,
+    trust: &Trust,
+) -> Result<GrantedCertificates, Failure> {
+    let foreign = || Failure::because("the server's answer is of another cluster: tell its administrator");
+    let certificate = STANDARD.decode(&granted.certificate).map_err(|_| foreign())?;
+    let ca = STANDARD.decode(&granted.ca).map_err(|_| foreign())?;
+    let is_meant = granted.cluster == *cluster
+        && match trust {
+            Trust::Pin(pin) => CaPin::of(&ca) == *pin,
+            Trust::Ca(known) => **known == *ca,
+        };
+    match is_meant {
+        true => Ok(GrantedCertificates { granted, certificate: certificate.into(), ca: ca.into() }),
+        false => Err(foreign()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_s_name_becomes_a_device_s() {
+        assert_eq!(device_name_of("laptop.example.com").as_str(), "laptop.example.com");
+        assert_eq!(device_name_of("Jerry's Laptop").as_str(), "Jerry-s-Laptop");
+        assert_eq!(device_name_of("-x").as_str(), "x");
+        assert_eq!(device_name_of("").as_str(), "this-machine");
+        assert_eq!(device_name_of(&"n".repeat(300)).as_str().len(), 64);
+    }
+
+    #[test]
+    fn an_answer_of_another_ca_is_not_kept() {
+        let granted = LoginGranted {
+            cluster: "h.example".parse().unwrap(),
+            user: "jerry".parse().unwrap(),
+            login: "0a".parse().unwrap(),
+            device: "laptop".parse().unwrap(),
+            certificate: STANDARD.encode(b"certificate"),
+            ca: STANDARD.encode(b"ca"),
+            expires_in: 1,
+        };
+        let cluster = "h.example".parse().unwrap();
+        assert!(certificates(granted.clone(), &cluster, &Trust::Pin(CaPin::of(b"ca"))).is_ok());
+        assert!(certificates(granted.clone(), &cluster, &Trust::Pin(CaPin::of(b"other"))).is_err());
+        assert!(
+            certificates(granted, &"other.example".parse().unwrap(), &Trust::Pin(CaPin::of(b"ca"))).is_err()
+        );
+    }
+}

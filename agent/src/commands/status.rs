@@ -1,0 +1,78 @@
+//! `portlatch status`: who is logged in, and what was asked, granted and refused.
+
+use super::{AGENT_TIME, ask_agent, print_json, print_table};
+use crate::cli::Output;
+use crate::daemon::{ask_status, socket_path};
+use crate::failure::Failure;
+use crate::files::Files;
+use crate::local::{LocalError, Tell, Want};
+use crate::login;
+use crate::prompt::Waiting;
+use crate::status::{GrantView, Refusals, StatusView};
+use crate::terminal::say;
+
+/// Refusals that a person is shown; programs get them all.
+const SHOWN_REFUSALS: usize = 10;
+
+/// Shows how things are.
+pub(crate) async fn status(output: &Output, files: &Files) -> Result<(), Failure> {
+    let status = match ask_agent(files, &Want::Status, AGENT_TIME).await? {
+        Some(Tell::Status { status }) => *status,
+        Some(_) => return Err(LocalError::NotUnderstood.into()),
+        None => without_agent(files).await?,
+    };
+    match output.json {
+        true => print_json(&status),
+        false => print(&status),
+    }
+}
+
+/// The login as the files have it, the rest as the daemon knows it.
+async fn without_agent(files: &Files) -> Result<StatusView, Failure> {
+    let mut status = StatusView::of_login(login::read_file(files)?.as_ref());
+    match ask_status(&socket_path()).await {
+        Ok(told) => {
+            let mut refusals = Refusals::default();
+            refusals.add_older(told.refusals);
+            status.daemon = true;
+            status.grants = told.grants.iter().map(GrantView::from).collect();
+            status.refusals = refusals.views();
+        }
+        Err(error) => tracing::debug!(%error, "the daemon says nothing"),
+    }
+    Ok(status)
+}
+
+fn print(status: &StatusView) -> Result<(), Failure> {
+    match (&status.user, &status.cluster, &status.login_expires) {
+        (Some(user), Some(cluster), Some(expires)) => {
+            say(&format!("Logged in to {cluster} as {user}, until {expires}."))?;
+        }
+        _ => say("Nobody is logged in: run `portlatch login`.")?,
+    }
+    if !status.agent {
+        say("No agent is running: start `portlatch agent`.")?;
+    }
+    if !status.daemon {
+        say("The Portlatch service is not running on this machine: start portlatchd.")?;
+    }
+    for prompt in &status.prompts {
+        say(&prompt.line(Waiting::Yes))?;
+    }
+    if !status.grants.is_empty() {
+        let rows: Vec<_> = status.grants.iter().map(grant_row).collect();
+        say("")?;
+        print_table(["GRANT", "PORT", "SECONDS LEFT", "BY"], &rows)?;
+    }
+    if !status.refusals.is_empty() {
+        say("")?;
+        for refusal in status.refusals.iter().take(SHOWN_REFUSALS) {
+            say(&format!("{}  {}", refusal.time, refusal.line()))?;
+        }
+    }
+    Ok(())
+}
+
+fn grant_row(grant: &GrantView) -> [String; 4] {
+    [grant.resource.clone(), grant.port.to_string(), grant.seconds_left.to_string(), grant.amr.join(", ")]
+}

@@ -1,0 +1,151 @@
+//! The agent's side of control's API: one function for each request of [`portlatch_protocol::api`], each with a
+//! deadline and a limit on the answer, each error a sentence.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::{Method, StatusCode};
+use portlatch_clock::Clock;
+use portlatch_protocol::api::{
+    AccessAnswer, AccessRequest, CATALOGUE_WAIT, Catalogue, Ceremony, CeremonyAnswer, IssuedGrant,
+    LoginAnswer, LoginChallenge, LoginGranted, LoginRequest, TunnelCertificate, TunnelRequest,
+};
+use portlatch_protocol::names::Id;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::address::ClusterAddress;
+use crate::login::Login;
+
+mod error;
+mod exchange;
+mod trust;
+
+pub(crate) use error::ApiError;
+use exchange::{Answer, Exchange};
+pub(crate) use trust::Trust;
+
+/// How long control has for an answer that it need not wait for. Password hashing on a busy machine takes a second or
+/// two; a program's SYN is held for longer than this.
+const ANSWER_TIME: Duration = Duration::from_secs(15);
+/// How long the answer to the catalogue's long poll may take: control's wait and the way.
+const CATALOGUE_TIME: Duration = CATALOGUE_WAIT.saturating_add(Duration::from_secs(10));
+/// How long saying goodbye may take: nobody wants to wait for it.
+const GOODBYE_TIME: Duration = Duration::from_secs(5);
+
+/// Control of one cluster.
+#[derive(Debug)]
+pub(crate) struct Control {
+    exchange: Exchange,
+}
+
+impl Control {
+    /// Control as it is seen before the login: only a login can be made.
+    ///
+    /// # Errors
+    /// [`ApiError::Setup`] if the CA is no certificate.
+    pub(crate) fn before_login(
+        address: &ClusterAddress,
+        trust: Trust,
+        clock: &Clock,
+    ) -> Result<Self, ApiError> {
+        let tls = trust::anonymous(address, trust, clock)?;
+        Ok(Self { exchange: Exchange::new(address.clone(), tls) })
+    }
+
+    /// Control as this login sees it.
+    ///
+    /// # Errors
+    /// [`ApiError::Setup`] if key and certificate do not fit.
+    pub(crate) fn for_login(login: &Login, clock: &Clock) -> Result<Self, ApiError> {
+        let tls = trust::logged_in(login, clock)?;
+        Ok(Self { exchange: Exchange::new(login.file.address(), tls) })
+    }
+
+    /// Begins a login.
+    pub(crate) async fn begin_login(&self, request: &LoginRequest) -> Result<LoginChallenge, ApiError> {
+        self.post("/v1/login", request).await
+    }
+
+    /// Ends a login's ceremony.
+    pub(crate) async fn finish_login(
+        &self,
+        ceremony: &Id,
+        answer: &LoginAnswer,
+    ) -> Result<LoginGranted, ApiError> {
+        self.post(&format!("/v1/login/{ceremony}"), answer).await
+    }
+
+    /// Ends the login itself.
+    pub(crate) async fn logout(&self) -> Result<(), ApiError> {
+        let answer = self.exchange.ask(Method::POST, "/v1/logout", Vec::new(), GOODBYE_TIME).await?;
+        nothing(&answer)
+    }
+
+    /// Has a tunnel key certified.
+    pub(crate) async fn certify(&self, csr: &[u8]) -> Result<TunnelCertificate, ApiError> {
+        self.post("/v1/tunnel", &TunnelRequest { csr: STANDARD.encode(csr) }).await
+    }
+
+    /// The catalogue once it is newer than `after`; `None` if it stayed the same for a while.
+    pub(crate) async fn catalogue(&self, after: Option<u64>) -> Result<Option<Catalogue>, ApiError> {
+        let path = match after {
+            Some(revision) => format!("/v1/catalogue?after={revision}"),
+            None => "/v1/catalogue".to_owned(),
+        };
+        let answer = self.exchange.ask(Method::GET, &path, Vec::new(), CATALOGUE_TIME).await?;
+        match answer.status {
+            StatusCode::NO_CONTENT => Ok(None),
+            _ => parsed(&answer).map(Some),
+        }
+    }
+
+    /// Asks for a grant.
+    pub(crate) async fn access(&self, request: &AccessRequest) -> Result<AccessAnswer, ApiError> {
+        self.post("/v1/access", request).await
+    }
+
+    /// Has a challenge made.
+    pub(crate) async fn begin_ceremony(&self, request: &AccessRequest) -> Result<Ceremony, ApiError> {
+        self.post("/v1/ceremonies", request).await
+    }
+
+    /// Answers a challenge.
+    pub(crate) async fn finish_ceremony(
+        &self,
+        id: &Id,
+        answer: &CeremonyAnswer,
+    ) -> Result<IssuedGrant, ApiError> {
+        self.post(&format!("/v1/ceremonies/{id}"), answer).await
+    }
+
+    /// Calls a challenge off.
+    pub(crate) async fn cancel_ceremony(&self, id: &Id) -> Result<(), ApiError> {
+        let path = format!("/v1/ceremonies/{id}");
+        nothing(&self.exchange.ask(Method::DELETE, &path, Vec::new(), GOODBYE_TIME).await?)
+    }
+
+    async fn post<A: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<A, ApiError> {
+        let body = serde_json::to_vec(body).expect("a request of ours is JSON");
+        parsed(&self.exchange.ask(Method::POST, path, body, ANSWER_TIME).await?)
+    }
+}
+
+/// A control that several tasks ask.
+pub(crate) type SharedControl = Arc<Control>;
+
+fn parsed<A: DeserializeOwned>(answer: &Answer) -> Result<A, ApiError> {
+    match answer.status.is_success() {
+        true => serde_json::from_slice(&answer.body).map_err(ApiError::BadAnswer),
+        false => Err(ApiError::problem(answer.status, &answer.body)),
+    }
+}
+
+fn nothing(answer: &Answer) -> Result<(), ApiError> {
+    match answer.status.is_success() {
+        true => Ok(()),
+        false => Err(ApiError::problem(answer.status, &answer.body)),
+    }
+}

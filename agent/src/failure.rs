@@ -1,0 +1,72 @@
+//! How a command ends when it does not succeed: one sentence for the person, one code for the shell.
+
+use std::process::ExitCode;
+
+use crate::control::ApiError;
+use crate::files::FilesError;
+use crate::keys::KeyError;
+use crate::local::LocalError;
+
+/// Why a command did not do what it was asked. The text says what happened and what to do.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// It did not work.
+    #[error("{0}")]
+    Failed(String),
+    /// The command line makes no sense.
+    #[error("{0}")]
+    Usage(String),
+    /// Somebody said no: the policy, an administrator, or the user.
+    #[error("{0}")]
+    Denied(String),
+}
+
+impl Failure {
+    /// A failure with this sentence.
+    pub(crate) fn because(sentence: impl Into<String>) -> Self {
+        Self::Failed(sentence.into())
+    }
+
+    /// What the shell sees (design section 7).
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Failed(_) => ExitCode::from(1),
+            Self::Usage(_) => ExitCode::from(2),
+            Self::Denied(_) => ExitCode::from(3),
+        }
+    }
+}
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        match error.is_denial() {
+            true => Self::Denied(error.to_string()),
+            false => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<FilesError> for Failure {
+    fn from(error: FilesError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+impl From<LocalError> for Failure {
+    fn from(error: LocalError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+impl From<KeyError> for Failure {
+    fn from(error: KeyError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+/// Standard output is gone (a closed pipe) or full.
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::Failed(format!("the output cannot be written: {error}"))
+    }
+}

@@ -1,0 +1,225 @@
+//! The per-user background process: it keeps the login attached to the daemon, answers who wants access, and opens one
+//! prompt at a time.
+//!
+//! One task owns everything here; others (the link to the daemon, the socket for commands, the requests to control, the
+//! security key) send it messages. It never waits for any of them.
+//!
+//! ```text
+//! daemon:  access wanted --> ask control --> granted | refused ----------------------------------> daemon
+//!                                  '-> tap needed --> daemon: proceed --> broker: its turn
+//!                                                       --> challenge --> key --> control --> granted --> daemon
+//! ```
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use portlatch_clock::{BootTime, Clock};
+use portlatch_protocol::api::{Catalogue, IssuedGrant};
+use portlatch_protocol::attach::ToDaemon;
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use crate::broker::{Broker, RequestId};
+use crate::daemon::{Link, LinkEvent, socket_path};
+use crate::files::Files;
+use crate::identify::Program;
+use crate::keys::Key;
+use crate::local::Tell;
+use crate::status::{Refusals, StatusView};
+
+mod access;
+mod attach;
+mod people;
+mod prompting;
+mod server;
+mod tapping;
+mod work;
+
+use access::Request;
+use attach::{DaemonState, LoginState};
+pub(crate) use people::Command;
+use prompting::OpenPrompt;
+pub(crate) use server::Server;
+use tapping::TapEvent;
+use work::Done;
+
+/// What waits to be handled, from each side: more than that and the sender waits.
+const EVENTS: usize = 256;
+/// What people have not read yet; who is slower misses the oldest.
+const TELLS: usize = 256;
+/// How often the login's file is looked at, and whether those who asked still listen.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Whether the agent taps a software key when somebody presses Enter.
+pub(crate) type Enter = Box<dyn Fn() + Send>;
+
+/// What the service is made of.
+pub(crate) struct Parts {
+    /// Where the login is.
+    pub(crate) files: Files,
+    /// The time.
+    pub(crate) clock: Clock,
+    /// The security key.
+    pub(crate) key: Key,
+    /// What Enter does.
+    pub(crate) enter: Enter,
+}
+
+/// The service's state.
+pub(crate) struct Service {
+    files: Files,
+    clock: Clock,
+    key: Key,
+    enter: Enter,
+    login: LoginState,
+    daemon: DaemonState,
+    catalogue: Option<Arc<Catalogue>>,
+    requests: HashMap<RequestId, Request>,
+    broker: Broker,
+    prompt: Option<OpenPrompt>,
+    /// The grant that the prompt which is just closing brought.
+    fresh_grant: Option<IssuedGrant>,
+    refusals: Refusals,
+    /// Whose sockets the last requests' were, for refusals that follow.
+    programs: VecDeque<(u64, Program)>,
+    status_wanted: Vec<(oneshot::Sender<StatusView>, BootTime)>,
+    people: broadcast::Sender<Tell>,
+    tap_events: mpsc::Sender<(RequestId, TapEvent)>,
+    tasks: JoinSet<Done>,
+    counter: u64,
+    last_complaint: String,
+}
+
+/// Where the service's messages come from.
+pub(crate) struct Inbox {
+    commands: mpsc::Receiver<Command>,
+    links: mpsc::Receiver<LinkEvent>,
+    taps: mpsc::Receiver<(RequestId, TapEvent)>,
+    link: Link,
+}
+
+/// How others speak to the service.
+#[derive(Debug, Clone)]
+pub(crate) struct Handle {
+    /// Commands.
+    pub(crate) commands: mpsc::Sender<Command>,
+}
+
+impl Service {
+    /// A service that has not begun.
+    pub(crate) fn new(parts: Parts) -> (Self, Inbox, Handle) {
+        let (commands, command_inbox) = mpsc::channel(EVENTS);
+        let (link_events, links) = mpsc::channel(EVENTS);
+        let (tap_events, taps) = mpsc::channel(EVENTS);
+        let link = Link { socket: socket_path(), events: link_events };
+        let Parts { files, clock, key, enter } = parts;
+        let service = Self {
+            files,
+            clock,
+            key,
+            enter,
+            login: LoginState::default(),
+            daemon: DaemonState::Down,
+            catalogue: None,
+            requests: HashMap::new(),
+            broker: Broker::default(),
+            prompt: None,
+            fresh_grant: None,
+            refusals: Refusals::default(),
+            programs: VecDeque::new(),
+            status_wanted: Vec::new(),
+            people: broadcast::channel(TELLS).0,
+            tap_events,
+            tasks: JoinSet::new(),
+            counter: 0,
+            last_complaint: String::new(),
+        };
+        (service, Inbox { commands: command_inbox, links, taps, link }, Handle { commands })
+    }
+
+    /// What the service says to people.
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Tell> {
+        self.people.subscribe()
+    }
+
+    /// Serves for ever; whoever runs it drops it to end it.
+    pub(crate) async fn run(mut self, inbox: Inbox) {
+        let Inbox { mut commands, mut links, mut taps, link } = inbox;
+        let mut helpers = JoinSet::new();
+        helpers.spawn(link.run());
+        let mut tick = tokio::time::interval(TICK);
+        let clock = self.clock.clone();
+        self.handle_login_files();
+        loop {
+            let wake_at = self.next_deadline();
+            let deadline = async {
+                match wake_at {
+                    Some(at) => clock.sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                Some(event) = links.recv() => self.handle_link(event),
+                Some(command) = commands.recv() => self.handle_command(command),
+                Some((id, event)) = taps.recv() => self.handle_tap_event(id, event),
+                Some(done) = self.tasks.join_next() => match done {
+                    Ok(done) => self.handle_done(done),
+                    Err(error) => tracing::error!(%error, "a task of the agent ended badly"),
+                },
+                _ = tick.tick() => {
+                    self.handle_login_files();
+                    self.drop_deserted_taps();
+                    self.handle_time();
+                }
+                () = clock.moved() => self.handle_time(),
+                () = deadline => self.handle_time(),
+            }
+        }
+    }
+
+    fn next_deadline(&self) -> Option<BootTime> {
+        let requests = self.requests.values().filter_map(|request| request.give_up_at);
+        let status = self.status_wanted.iter().map(|(_, deadline)| *deadline);
+        let others = [self.broker.poll_timeout(), self.login.attach_after];
+        requests.chain(status).chain(others.into_iter().flatten()).min()
+    }
+
+    fn handle_time(&mut self) {
+        let now = self.clock.boot_time();
+        self.end_expired_login();
+        self.retry_attach(now);
+        self.give_up_requests(now);
+        self.answer_status_late(now);
+        self.broker.handle_timeout(now);
+        self.obey_broker();
+    }
+
+    /// Tells everybody who watches.
+    fn note(&self, text: impl Into<String>) {
+        // Nobody need be watching.
+        let _ = self.people.send(Tell::Note { text: text.into() });
+    }
+
+    /// Tells a trouble once, until another one or its end.
+    fn complain(&mut self, text: String) {
+        if self.last_complaint != text {
+            self.note(text.clone());
+            self.last_complaint = text;
+        }
+    }
+
+    fn send(&mut self, message: ToDaemon) {
+        let sent = self.daemon.sender().is_some_and(|sender| sender.try_send(message).is_ok());
+        if !sent && self.daemon.sender().is_some() {
+            // A daemon that takes nothing any more is not worth waiting for: begin anew.
+            tracing::warn!("the daemon takes no messages: beginning anew");
+            self.handle_daemon_gone();
+        }
+    }
+
+    fn next_number(&mut self) -> u64 {
+        self.counter += 1;
+        self.counter
+    }
+}

@@ -1,0 +1,423 @@
+//! Login, catalogue and daemon: whatever of the three changes, the login is attached again as soon as all are there.
+//!
+//! ```text
+//! no login --login file--> logged in --catalogue--> (daemon up) Attach --> certify --> Attached
+//!    ^                        |
+//!    '--- expired, ended, logged out: Detach
+//! ```
+
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use portlatch_clock::BootTime;
+use portlatch_protocol::api::{Catalogue, TunnelCertificate};
+use portlatch_protocol::attach::{
+    Attach, AttachRefusal, CataloguePart, CertificateBytes, MAX_PART, ToAgent, ToDaemon,
+};
+use portlatch_protocol::names::Id;
+use portlatch_protocol::thumbprint::Thumbprint;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::Service;
+use super::work::Done;
+use crate::control::{ApiError, Control, SharedControl};
+use crate::daemon::{DaemonError, LinkEvent};
+use crate::login::{self, LoginFile};
+use crate::safe_text::safe_sentence;
+
+/// How long after a failed attach it is tried again: root may have run `portlatchd trust` meanwhile.
+const ATTACH_AGAIN: Duration = Duration::from_secs(3);
+/// How long after another agent stood in the way: it is most likely just ending.
+const TAKEN_AGAIN: Duration = Duration::from_millis(500);
+/// Pause before control is asked for the catalogue again after an error.
+const CATALOGUE_AGAIN: Duration = Duration::from_secs(1);
+
+/// What identifies one content of the login's file.
+type Stamp = (u64, i64, i64);
+
+/// Who is logged in.
+#[derive(Debug, Default)]
+pub(super) struct LoginState {
+    pub(super) active: Option<ActiveLogin>,
+    /// A login that has ended and whose files are still there.
+    pub(super) ended: Option<LoginFile>,
+    /// After a failed attach the next one waits until then, on whichever link.
+    pub(super) attach_after: Option<BootTime>,
+    stamp: Option<Stamp>,
+    has_looked: bool,
+}
+
+/// A login that serves.
+#[derive(Debug)]
+pub(super) struct ActiveLogin {
+    pub(super) file: LoginFile,
+    pub(super) control: SharedControl,
+    ca: CertificateBytes,
+    number: u64,
+    cancel: CancellationToken,
+}
+
+/// How far the daemon and we are.
+#[derive(Debug)]
+pub(super) enum DaemonState {
+    /// It is not there.
+    Down,
+    /// It is there.
+    Up(mpsc::Sender<ToDaemon>),
+    /// A login is offered; the thumbprint is there once control has certified the tunnel key.
+    Attaching(mpsc::Sender<ToDaemon>, Option<Thumbprint>),
+    /// The login serves.
+    Attached(mpsc::Sender<ToDaemon>, Thumbprint),
+    /// The attach failed; a new one begins with a new link.
+    Spent(mpsc::Sender<ToDaemon>),
+}
+
+impl DaemonState {
+    pub(super) const fn sender(&self) -> Option<&mpsc::Sender<ToDaemon>> {
+        match self {
+            Self::Down => None,
+            Self::Up(sender)
+            | Self::Attaching(sender, _)
+            | Self::Attached(sender, _)
+            | Self::Spent(sender) => Some(sender),
+        }
+    }
+
+    /// The tunnel key that grants are to be bound to.
+    pub(super) const fn tunnel_key(&self) -> Option<&Thumbprint> {
+        match self {
+            Self::Attaching(_, thumbprint) => thumbprint.as_ref(),
+            Self::Attached(_, thumbprint) => Some(thumbprint),
+            Self::Down | Self::Up(_) | Self::Spent(_) => None,
+        }
+    }
+}
+
+impl Service {
+    /// Looks whether there is another login than before, or none.
+    pub(super) fn handle_login_files(&mut self) {
+        let stamp = std::fs::metadata(self.files.state("login.json"));
+        let stamp = stamp.ok().map(|file| (file.ino(), file.mtime(), file.mtime_nsec()));
+        if self.login.has_looked && stamp == self.login.stamp {
+            return;
+        }
+        let is_first_look = !std::mem::replace(&mut self.login.has_looked, true);
+        self.login.stamp = stamp;
+        let login = login::read(&self.files);
+        self.detach();
+        self.login.ended = None;
+        self.login.attach_after = None;
+        match login {
+            Ok(Some(login)) => self.begin_login(&login),
+            Ok(None) if is_first_look => self.note("Nobody is logged in: run `portlatch login`."),
+            Ok(None) => self.note("Logged out: run `portlatch login` to log in again."),
+            Err(error) => self.complain(error.to_string()),
+        }
+    }
+
+    fn begin_login(&mut self, login: &login::Login) {
+        if login.file.time_left(self.clock.time_of_day()).is_none() {
+            self.login.ended = Some(login.file.clone());
+            return self.note("Your login has ended: run `portlatch login`.");
+        }
+        let control = match Control::for_login(login, &self.clock) {
+            Ok(control) => Arc::new(control),
+            Err(error) => return self.complain(error.to_string()),
+        };
+        let number = self.next_number();
+        self.login.active = Some(ActiveLogin {
+            file: login.file.clone(),
+            control,
+            ca: CertificateBytes(login.ca.to_vec()),
+            number,
+            cancel: CancellationToken::new(),
+        });
+        self.note(format!("Logged in to {} as {}.", login.file.cluster, login.file.user));
+        self.poll_catalogue(Duration::ZERO);
+    }
+
+    /// Takes the login back from the daemon and forgets what it could reach.
+    pub(super) fn detach(&mut self) {
+        let Some(active) = self.login.active.take() else { return };
+        active.cancel.cancel();
+        self.catalogue = None;
+        if matches!(self.daemon, DaemonState::Attaching(..) | DaemonState::Attached(..)) {
+            self.send(ToDaemon::Detach);
+            // What was sent still goes out; then the link is begun anew for the next login.
+            self.handle_daemon_gone();
+        }
+    }
+
+    /// The login is over, though its files are still there.
+    pub(super) fn end_login(&mut self, why: &str) {
+        let Some(active) = &self.login.active else { return };
+        self.login.ended = Some(active.file.clone());
+        self.detach();
+        self.note(why);
+    }
+
+    pub(super) fn end_expired_login(&mut self) {
+        let now = self.clock.time_of_day();
+        if self.login.active.as_ref().is_some_and(|active| active.file.time_left(now).is_none()) {
+            self.end_login("Your login has ended: run `portlatch login`.");
+        }
+    }
+
+    fn poll_catalogue(&mut self, pause: Duration) {
+        let Some(active) = &self.login.active else { return };
+        let (control, login, cancel) = (active.control.clone(), active.number, active.cancel.clone());
+        let after = self.catalogue.as_ref().map(|catalogue| catalogue.revision);
+        self.tasks.spawn(async move {
+            let poll = async {
+                tokio::time::sleep(pause).await;
+                control.catalogue(after).await
+            };
+            let result = cancel.run_until_cancelled(poll).await;
+            Done::Catalogue { login, result: result.unwrap_or(Ok(None)) }
+        });
+    }
+
+    pub(super) fn handle_catalogue(&mut self, login: u64, result: Result<Option<Catalogue>, ApiError>) {
+        if !self.is_current(login) {
+            return;
+        }
+        match result {
+            Ok(Some(catalogue)) => {
+                self.last_complaint.clear();
+                self.catalogue = Some(Arc::new(catalogue));
+                if matches!(self.daemon, DaemonState::Attached(..)) {
+                    self.send_catalogue();
+                }
+                self.offer_login();
+                self.poll_catalogue(Duration::ZERO);
+            }
+            Ok(None) => self.poll_catalogue(Duration::ZERO),
+            Err(error) if error.is_login_over() => {
+                self.end_login(&format!("Your login has ended ({error}): run `portlatch login`."));
+            }
+            Err(error) => {
+                self.complain(format!("{error}."));
+                self.poll_catalogue(CATALOGUE_AGAIN);
+            }
+        }
+    }
+
+    fn is_current(&self, login: u64) -> bool {
+        self.login.active.as_ref().is_some_and(|active| active.number == login)
+    }
+
+    /// Attaches once login, catalogue and daemon are there.
+    fn offer_login(&mut self) {
+        let (Some(active), Some(_), DaemonState::Up(sender)) =
+            (&self.login.active, &self.catalogue, &self.daemon)
+        else {
+            return;
+        };
+        if self.login.attach_after.is_some() {
+            return;
+        }
+        let Some(expires_in) = active.file.time_left(self.clock.time_of_day()) else { return };
+        let attach = Attach {
+            cluster: active.file.cluster.clone(),
+            user: active.file.user.clone(),
+            login: active.file.login.clone(),
+            ca: active.ca.clone(),
+            expires_in,
+        };
+        self.daemon = DaemonState::Attaching(sender.clone(), None);
+        self.send(ToDaemon::Attach(attach));
+    }
+
+    pub(super) fn handle_link(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Up(sender) => {
+                self.daemon = DaemonState::Up(sender);
+                self.send(ToDaemon::StatusWanted);
+                self.offer_login();
+            }
+            LinkEvent::Down(error) => {
+                let was_up = self.daemon.sender().is_some();
+                self.handle_daemon_gone();
+                match error {
+                    DaemonError::NotRunning
+                    | DaemonError::Impostor { .. }
+                    | DaemonError::Version { .. }
+                    | DaemonError::Io(_) => self.complain(format!("{error}.")),
+                    DaemonError::Ended | DaemonError::Silent | DaemonError::NotUnderstood(_) if was_up => {
+                        self.complain(format!("{error}: connecting again."));
+                    }
+                    DaemonError::Ended | DaemonError::Silent | DaemonError::NotUnderstood(_) => {}
+                }
+            }
+            LinkEvent::Message(message) => self.handle_message(*message),
+        }
+    }
+
+    fn handle_message(&mut self, message: ToAgent) {
+        // After we let go of a link, what it still had to say is of no use.
+        if self.daemon.sender().is_none() {
+            return;
+        }
+        match message {
+            ToAgent::CertifyTunnel(csr) => self.certify(csr),
+            ToAgent::Attached => self.handle_attached(),
+            ToAgent::AttachRefused(refusal, text) => self.handle_attach_refused(refusal, &text),
+            ToAgent::AccessWanted(wanted) => self.handle_access_wanted(wanted),
+            ToAgent::Proceed(request) => self.handle_proceed(request),
+            ToAgent::Cancel(request, reason) => self.handle_cancel(request, reason),
+            ToAgent::Waiting(request, programs) => self.handle_waiting(request, programs),
+            ToAgent::Refusal(refusal) => self.handle_refusal(refusal),
+            ToAgent::Status(status) => self.handle_status(status),
+            ToAgent::Welcome(_) => tracing::debug!("a second welcome"),
+        }
+    }
+
+    fn certify(&mut self, csr: CertificateBytes) {
+        let Some(active) = &self.login.active else { return };
+        let (control, login) = (active.control.clone(), active.number);
+        self.tasks.spawn(async move { Done::Certified { login, result: control.certify(&csr.0).await } });
+    }
+
+    pub(super) fn handle_certified(&mut self, login: u64, result: Result<TunnelCertificate, ApiError>) {
+        if !self.is_current(login) {
+            return;
+        }
+        let DaemonState::Attaching(sender, _) = &self.daemon else { return };
+        let certified = result.map(|tunnel| (STANDARD.decode(&tunnel.certificate), tunnel.thumbprint));
+        match certified {
+            Ok((Ok(certificate), thumbprint)) => {
+                self.daemon = DaemonState::Attaching(sender.clone(), Some(thumbprint));
+                self.send(ToDaemon::TunnelCertificate(vec![CertificateBytes(certificate)]));
+                self.send_catalogue();
+            }
+            Ok((Err(_), _)) => {
+                self.wait_to_attach("the server's tunnel certificate is no base64.", ATTACH_AGAIN)
+            }
+            Err(error) if error.is_login_over() => {
+                self.end_login(&format!("Your login has ended ({error}): run `portlatch login`."));
+            }
+            Err(error) => self.wait_to_attach(&format!("{error}."), ATTACH_AGAIN),
+        }
+    }
+
+    fn send_catalogue(&mut self) {
+        let Some(catalogue) = self.catalogue.clone() else { return };
+        for part in parts(&catalogue) {
+            self.send(ToDaemon::Catalogue(part));
+        }
+    }
+
+    fn handle_attached(&mut self) {
+        let DaemonState::Attaching(sender, Some(thumbprint)) = &self.daemon else { return };
+        self.daemon = DaemonState::Attached(sender.clone(), thumbprint.clone());
+        self.last_complaint.clear();
+        if let Some(active) = &self.login.active {
+            self.note(format!("Attached: this machine now serves the names of {}.", active.file.cluster));
+        }
+    }
+
+    fn handle_attach_refused(&mut self, refusal: AttachRefusal, text: &str) {
+        let pause = match refusal {
+            AttachRefusal::AlreadyAttached => TAKEN_AGAIN,
+            AttachRefusal::UntrustedCluster
+            | AttachRefusal::BadCertificate
+            | AttachRefusal::Version
+            | AttachRefusal::Limit => ATTACH_AGAIN,
+        };
+        self.wait_to_attach(
+            &format!("The Portlatch service refused the login: {}", safe_sentence(text)),
+            pause,
+        );
+    }
+
+    fn wait_to_attach(&mut self, why: &str, pause: Duration) {
+        self.complain(why.to_owned());
+        self.login.attach_after = Some(self.clock.boot_time() + pause);
+        if let Some(sender) = self.daemon.sender().cloned() {
+            self.daemon = DaemonState::Spent(sender);
+        }
+    }
+
+    pub(super) fn retry_attach(&mut self, now: BootTime) {
+        if self.login.attach_after.take_if(|at| *at <= now).is_none() {
+            return;
+        }
+        match &self.daemon {
+            DaemonState::Spent(_) => self.handle_daemon_gone(),
+            DaemonState::Up(_) => self.offer_login(),
+            DaemonState::Down | DaemonState::Attaching(..) | DaemonState::Attached(..) => {}
+        }
+    }
+
+    /// The link is gone, or is let go: nobody waits for what it asked.
+    pub(super) fn handle_daemon_gone(&mut self) {
+        self.daemon = DaemonState::Down;
+        self.drop_requests("the Portlatch service has ended the connection: try again");
+    }
+
+    /// The login's identifier, for the member that the key signs.
+    pub(super) fn login_id(&self) -> Option<&Id> {
+        self.login.active.as_ref().map(|active| &active.file.login)
+    }
+}
+
+/// The catalogue in parts that fit a frame; zones and proxies travel with the last.
+fn parts(catalogue: &Catalogue) -> Vec<CataloguePart> {
+    let mut parts: Vec<CataloguePart> = catalogue
+        .resources
+        .chunks(MAX_PART)
+        .map(|resources| CataloguePart {
+            resources: resources.to_vec(),
+            zones: Vec::new(),
+            proxies: Vec::new(),
+            outside: Vec::new(),
+            is_last: false,
+        })
+        .collect();
+    parts.push(CataloguePart {
+        resources: Vec::new(),
+        zones: catalogue.zones.clone(),
+        proxies: catalogue.proxies.clone(),
+        outside: catalogue.outside.clone(),
+        is_last: true,
+    });
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use portlatch_protocol::ports::PortRange;
+    use portlatch_protocol::resource::{Hold, MfaNeed, Resource};
+
+    #[test]
+    fn a_catalogue_travels_in_parts_and_the_last_says_so() {
+        let resource = |n: usize| Resource {
+            id: format!("app/a{n}").parse().unwrap(),
+            host: format!("a{n}.corp.internal").parse().unwrap(),
+            ports: vec![PortRange::single(80).unwrap()],
+            hold: Hold::Hybrid,
+            mfa: MfaNeed::Tap,
+            labels: Default::default(),
+            description: String::new(),
+            proxies: vec![],
+        };
+        let catalogue = Catalogue {
+            revision: 1,
+            resources: (0..MAX_PART * 2 + 1).map(resource).collect(),
+            zones: vec![],
+            proxies: vec![],
+            outside: vec!["proxy.example.com".parse().unwrap()],
+        };
+        let parts = parts(&catalogue);
+        let last: Vec<bool> = parts.iter().map(|part| part.is_last).collect();
+        assert_eq!(last, [false, false, false, true]);
+        let together: Vec<Resource> = parts.iter().flat_map(|part| part.resources.clone()).collect();
+        assert_eq!(together, catalogue.resources);
+        assert_eq!(parts[3].outside, catalogue.outside);
+    }
+}

@@ -1,0 +1,230 @@
+//! The agent's own socket: one agent of each user, and the commands that ask it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use super::{Command, Handle};
+use crate::files::Files;
+use crate::local::{Line, LineReader, LineWriter, LocalError, Tell, Want, is_same_user};
+
+/// Commands at once: a person has a few terminals, a script a few status calls.
+const MAX_COMMANDS: usize = 64;
+/// How long a command may take to say what it wants.
+const WANT_TIME: Duration = Duration::from_secs(10);
+/// What a tap tells before it is read.
+const TAP_TELLS: usize = 32;
+
+/// The socket, held by the one agent of this user.
+#[derive(Debug)]
+pub(crate) struct Server {
+    listener: UnixListener,
+    socket: PathBuf,
+    _lock: File,
+}
+
+/// Why this agent does not begin.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AlreadyRunning {
+    /// There is one.
+    #[error("the agent is already running (pid {0})")]
+    Pid(String),
+    /// The operating system said no.
+    #[error("the agent's socket {}: {source}", .path.display())]
+    Io {
+        /// The socket or its lock.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+impl Server {
+    /// Takes the socket, unless another agent of this user has it.
+    ///
+    /// # Errors
+    /// [`AlreadyRunning`].
+    pub(crate) fn bind(files: &Files) -> Result<Self, AlreadyRunning> {
+        let lock = lock(files)?;
+        let socket = files.socket();
+        let failed = |source| AlreadyRunning::Io { path: socket.clone(), source };
+        // Whoever made it is dead, or we would not have the lock.
+        match std::fs::remove_file(&socket) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            Ok(()) | Err(_) => {}
+        }
+        let listener = UnixListener::bind(&socket).map_err(failed)?;
+        // The directory keeps others out already; the mode says so as well.
+        std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        Ok(Self { listener, socket, _lock: lock })
+    }
+
+    /// Serves commands for ever.
+    pub(crate) async fn run(self, handle: Handle) {
+        let mut connections = JoinSet::new();
+        loop {
+            while connections.try_join_next().is_some() {}
+            if connections.len() >= MAX_COMMANDS {
+                connections.join_next().await;
+            }
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    connections.spawn(serve(stream, handle.clone()));
+                }
+                // Out of descriptors, most likely: others give some back.
+                Err(error) => {
+                    tracing::warn!(%error, "no command can be heard");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.socket);
+    }
+}
+
+fn lock(files: &Files) -> Result<File, AlreadyRunning> {
+    let path = files.lock();
+    let failed = |source| AlreadyRunning::Io { path: path.clone(), source };
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let mut lock = options.open(&path).map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(std::fs::TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            let _ = lock.take(16).read_to_string(&mut pid);
+            return Err(AlreadyRunning::Pid(pid.trim().to_owned()));
+        }
+        Err(std::fs::TryLockError::Error(error)) => return Err(failed(error)),
+    }
+    let written = lock.set_len(0).and_then(|()| lock.rewind());
+    written.and_then(|()| writeln!(lock, "{}", std::process::id())).map_err(failed)?;
+    Ok(lock)
+}
+
+async fn serve(stream: UnixStream, handle: Handle) {
+    match is_same_user(&stream) {
+        Ok(true) => {}
+        Ok(false) | Err(_) => return tracing::warn!("a command of another user was turned away"),
+    }
+    let Line { mut reader, mut writer } = Line::from_command(stream);
+    let want = tokio::time::timeout(WANT_TIME, reader.next()).await;
+    let served = match want {
+        Ok(Ok(Some(want))) => answer(want, &mut reader, &mut writer, &handle).await,
+        Ok(Ok(None)) | Err(_) => Ok(()),
+        Ok(Err(error)) => Err(error),
+    };
+    if let Err(error) = served {
+        tracing::debug!(%error, "a command was not served to its end");
+    }
+}
+
+async fn answer(
+    want: Want,
+    reader: &mut LineReader,
+    writer: &mut LineWriter,
+    handle: &Handle,
+) -> Result<(), LocalError> {
+    match want {
+        Want::Status => {
+            let status = Box::new(ask(handle, Command::Status).await?);
+            writer.send(&Tell::Status { status }).await
+        }
+        Want::Catalogue => {
+            let catalogue = ask(handle, Command::Catalogue).await?;
+            let catalogue = catalogue.map(|catalogue| Box::new((*catalogue).clone()));
+            writer.send(&Tell::Catalogue { catalogue }).await
+        }
+        Want::Watch => watch(reader, writer, handle).await,
+        Want::Tap { host, port, pid } => {
+            let (tells, mut told) = mpsc::channel(TAP_TELLS);
+            send(handle, Command::Tap { host, port, pid, tells }).await?;
+            loop {
+                tokio::select! {
+                    tell = told.recv() => match tell {
+                        Some(tell) => writer.send(&tell).await?,
+                        None => return Ok(()),
+                    },
+                    // A tap says nothing more: whatever comes is its end.
+                    _ = reader.next::<Want>() => return Ok(()),
+                }
+            }
+        }
+        Want::LoginChanged => {
+            send(handle, Command::LoginChanged).await?;
+            writer.send(&Tell::Done { text: String::new() }).await
+        }
+        Want::Logout => {
+            let tell = ask(handle, Command::Logout).await?;
+            writer.send(&tell).await
+        }
+        Want::Deny { .. } | Want::Enter => Err(LocalError::NotUnderstood),
+    }
+}
+
+async fn watch(reader: &mut LineReader, writer: &mut LineWriter, handle: &Handle) -> Result<(), LocalError> {
+    let (open, mut told) = ask(handle, Command::Watch).await?;
+    if let Some(open) = open {
+        writer.send(&open).await?;
+    }
+    loop {
+        tokio::select! {
+            tell = told.recv() => match tell {
+                Ok(tell) => writer.send(&tell).await?,
+                Err(broadcast::error::RecvError::Lagged(missed)) => {
+                    writer.send(&Tell::Note { text: format!("({missed} lines were missed)") }).await?;
+                }
+                Err(broadcast::error::RecvError::Closed) => return Ok(()),
+            },
+            want = reader.next() => match want? {
+                Some(Want::Deny { id }) => send(handle, Command::Deny(id)).await?,
+                Some(Want::Enter) => send(handle, Command::Enter).await?,
+                Some(Want::Status | Want::Catalogue | Want::Watch | Want::Tap { .. } | Want::LoginChanged | Want::Logout) => {
+                    return Err(LocalError::NotUnderstood);
+                }
+                None => return Ok(()),
+            },
+        }
+    }
+}
+
+async fn ask<T>(
+    handle: &Handle,
+    command: impl FnOnce(oneshot::Sender<T>) -> Command,
+) -> Result<T, LocalError> {
+    let (reply, answer) = oneshot::channel();
+    send(handle, command(reply)).await?;
+    answer.await.map_err(|_| LocalError::Ended)
+}
+
+async fn send(handle: &Handle, command: Command) -> Result<(), LocalError> {
+    handle.commands.send(command).await.map_err(|_| LocalError::Ended)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_second_agent_is_told_the_first_one_s_pid() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = Files::inside(directory.path());
+        let first = Server::bind(&files).unwrap();
+        let second = Server::bind(&files).unwrap_err();
+        assert_eq!(second.to_string(), format!("the agent is already running (pid {})", std::process::id()));
+        drop(first);
+        assert!(!files.socket().exists());
+        assert!(Server::bind(&files).is_ok());
+    }
+}

@@ -1,0 +1,42 @@
+//! What the service has others do meanwhile, and what it does when they are done.
+
+use portlatch_protocol::api::{AccessAnswer, Catalogue, IssuedGrant, TunnelCertificate};
+use portlatch_protocol::attach::Refusal;
+use tokio::sync::oneshot;
+
+use super::Service;
+use super::tapping::TapEnd;
+use crate::broker::RequestId;
+use crate::control::ApiError;
+use crate::identify::Program;
+use crate::local::Tell;
+
+/// Something is done.
+#[derive(Debug)]
+pub(super) enum Done {
+    /// Control answered a request for access.
+    Asked { id: RequestId, inode: u64, program: Option<Program>, answer: Result<AccessAnswer, ApiError> },
+    /// A prompt's key and control have spoken.
+    Tapped { id: RequestId, end: Result<IssuedGrant, TapEnd> },
+    /// The daemon's tunnel key is certified, or is not.
+    Certified { login: u64, result: Result<TunnelCertificate, ApiError> },
+    /// The catalogue, or nothing new.
+    Catalogue { login: u64, result: Result<Option<Catalogue>, ApiError> },
+    /// Whose connection it was that was refused.
+    Identified { refusal: Refusal, program: Option<Program> },
+    /// Control was told goodbye, or could not be.
+    LoggedOut { reply: oneshot::Sender<Tell>, result: Result<(), ApiError> },
+}
+
+impl Service {
+    pub(super) fn handle_done(&mut self, done: Done) {
+        match done {
+            Done::Asked { id, inode, program, answer } => self.handle_asked(id, inode, program, answer),
+            Done::Tapped { id, end } => self.handle_tapped(id, end),
+            Done::Certified { login, result } => self.handle_certified(login, result),
+            Done::Catalogue { login, result } => self.handle_catalogue(login, result),
+            Done::Identified { refusal, program } => self.handle_identified(refusal, program),
+            Done::LoggedOut { reply, result } => self.handle_logged_out(reply, &result),
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! The person's terminal: lines in, lines out, a password without echo.
+
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+
+use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcgetpgrp, tcsetattr};
+use tokio::sync::mpsc;
+use zeroize::Zeroizing;
+
+use crate::failure::Failure;
+
+/// Longest line that is read from a person or a script.
+const MAX_LINE: u64 = 4 * 1024;
+/// Lines that were typed ahead.
+const TYPED_AHEAD: usize = 8;
+
+/// Writes one line to standard output.
+///
+/// # Errors
+/// If nobody reads it any more.
+pub(crate) fn say(line: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
+}
+
+/// Writes one line to standard error; if that fails, nobody is there to tell.
+pub(crate) fn complain(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// Writes a line in place of the last one that this wrote; only sensible on a terminal.
+///
+/// # Errors
+/// If nobody reads it any more.
+pub(crate) fn say_in_place(line: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    write!(out, "\r\u{1b}[K{line}")?;
+    out.flush()
+}
+
+/// Whether a person sees standard output.
+pub(crate) fn is_seen() -> bool {
+    io::stdout().is_terminal()
+}
+
+/// `text` so that it stands out, where colours are wanted (`NO_COLOR`).
+pub(crate) fn emphasised(text: &str) -> String {
+    let is_plain = !is_seen() || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    match is_plain {
+        true => text.to_owned(),
+        false => format!("\u{1b}[1m{text}\u{1b}[0m"),
+    }
+}
+
+/// One line of standard input, without its end.
+///
+/// # Errors
+/// A [`Failure`] at the end of the input, or if it cannot be read.
+pub(crate) fn read_line() -> Result<Zeroizing<String>, Failure> {
+    let mut line = Zeroizing::new(String::new());
+    let read = io::Read::take(io::stdin().lock(), MAX_LINE).read_line(&mut line);
+    match read {
+        Ok(0) => Err(Failure::because("the input ended before it had what is needed")),
+        Ok(_) => {
+            let text = line.trim_end_matches(['\r', '\n']).len();
+            line.truncate(text);
+            Ok(line)
+        }
+        Err(error) => Err(Failure::Failed(format!("the input cannot be read: {error}"))),
+    }
+}
+
+/// Asks for a secret on the terminal, without echo.
+///
+/// # Errors
+/// A [`Failure`] where there is no terminal.
+pub(crate) fn ask_secret(question: &str) -> Result<Zeroizing<String>, Failure> {
+    let stdin = io::stdin();
+    let Ok(before) = tcgetattr(&stdin) else {
+        return Err(Failure::Usage(
+            "there is no terminal to ask for the password: use --password-stdin".to_owned(),
+        ));
+    };
+    let mut silent = before.clone();
+    silent.local_modes.remove(LocalModes::ECHO);
+    write!(io::stderr().lock(), "{question}: ")?;
+    tcsetattr(&stdin, OptionalActions::Flush, &silent).map_err(io::Error::from)?;
+    let line = read_line();
+    let restored = tcsetattr(&stdin, OptionalActions::Now, &before).map_err(io::Error::from);
+    complain("");
+    restored?;
+    line
+}
+
+/// Lines that a person types, read on a thread of their own; none where standard input is not for us: a program in the
+/// background that reads the terminal would be stopped by it.
+pub(crate) fn typed_lines() -> mpsc::Receiver<String> {
+    let (lines, typed) = mpsc::channel(TYPED_AHEAD);
+    if !is_input_ours() {
+        // A sender that is kept open: the receiver waits instead of seeing an end.
+        std::mem::forget(lines);
+        return typed;
+    }
+    let read = move || {
+        while let Ok(line) = read_line() {
+            if lines.blocking_send(line.to_string()).is_err() {
+                return;
+            }
+        }
+        std::mem::forget(lines);
+    };
+    if std::thread::Builder::new().name("typed-lines".to_owned()).spawn(read).is_err() {
+        tracing::warn!("the terminal is not read");
+    }
+    typed
+}
+
+fn is_input_ours() -> bool {
+    let stdin = io::stdin();
+    if !stdin.is_terminal() {
+        return true;
+    }
+    tcgetpgrp(&stdin).is_ok_and(|foreground| foreground == rustix::process::getpgrp())
+}
