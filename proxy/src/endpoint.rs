@@ -146,19 +146,16 @@ pub async fn serve(proxy: Arc<Proxy>, endpoint: Endpoint) {
     let mut tunnels = JoinSet::new();
     loop {
         tokio::select! {
-            incoming = endpoint.accept(), if !proxy.stop.is_draining() => match incoming {
+            incoming = endpoint.accept() => match incoming {
+                // Whoever comes now hears at once that there is nobody.
+                Some(incoming) if proxy.stop.is_draining() => incoming.refuse(),
                 Some(incoming) => take(&proxy, &endpoint, incoming, &handshakes, &mut tunnels),
                 None => break,
             },
             Some(ended) = tunnels.join_next() => if let Err(error) = ended {
                 tracing::error!(%error, "a tunnel broke");
             },
-            () = proxy.stop.draining.cancelled(), if !proxy.stop.is_draining() => {}
             () = proxy.stop.ended.cancelled() => break,
-        }
-        if proxy.stop.is_draining() {
-            // Whoever comes now hears at once that there is nobody.
-            endpoint.set_server_config(None);
         }
     }
     while tunnels.join_next().await.is_some() {}

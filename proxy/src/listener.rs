@@ -328,3 +328,6 @@ where
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -113,3 +113,6 @@ fn identity_of(connection: &Connection) -> Option<TunnelIdentity> {
     let Subject::Tunnel(login) = Identity::from_certificate(leaf).ok()?.subject else { return None };
     Some(TunnelIdentity { login, key: Thumbprint::of_certificate(leaf)? })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,8 @@
 //! What tests of several files start from: a cluster with a CA, a grant key, one resource and one login.
 
+pub(crate) mod ca;
+pub(crate) mod network;
+
 use std::sync::Arc;
 
 use portlatch_clock::Clock;
