@@ -16,12 +16,20 @@ use smoltcp::iface::{SocketHandle, SocketSet, SocketStorage};
 use smoltcp::socket::tcp::{CongestionControl, Socket, State};
 
 use crate::demux::FourTuple;
+use crate::held::Held;
 use crate::memory::Ring;
-use crate::segment::Segment;
+use crate::segment::{self, Segment};
+use crate::window::Window;
 use crate::wire::IpPacket;
 
 /// A program that does not answer for so long is gone; Linux gives up a connection after a time of the same order.
 const DEAD_PEER: Duration = Duration::from_secs(120);
+
+/// And not without so many tries: after a pause of our own process its answers may lie unread in the TUN.
+const FEWEST_TRIES: u32 = 4;
+
+/// The pause between two questions that stay unanswered: enough of them fit into [`DEAD_PEER`].
+const ASK_AGAIN: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(25);
 
 /// How often a quiet program's kernel is asked whether it still knows the flow. It costs one packet.
 const ASK_IDLE: Duration = Duration::from_secs(1_800);
@@ -81,6 +89,13 @@ pub enum WriteError {
     Reset,
 }
 
+/// What the program owes us an answer to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Unanswered {
+    since: Instant,
+    packets: u32,
+}
+
 /// What becomes of a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -112,10 +127,11 @@ pub(crate) struct Flow {
     pub(crate) is_finished: bool,
     /// The rings have held bytes since their pages were last given back.
     pub(crate) has_pages: bool,
+    /// The owner has used it since the time was last known: commands bring none.
+    pub(crate) is_touched: bool,
     pub(crate) used_at: Instant,
     pub(crate) last_heard: Instant,
-    /// Since when the program owes us an answer.
-    pub(crate) unanswered_since: Option<Instant>,
+    pub(crate) unanswered: Option<Unanswered>,
     /// When a released flow last came nearer to its end.
     pub(crate) progress_at: Instant,
     /// The end of what we sent, and what we acknowledged last, as the last packet said.
@@ -123,6 +139,8 @@ pub(crate) struct Flow {
     pub(crate) acknowledged: u32,
     /// The end of the furthest bytes that arrived, be they out of order.
     pub(crate) furthest: u32,
+    /// What the program may send, and what it lets us send.
+    pub(crate) window: Window,
 }
 
 impl Flow {
@@ -147,31 +165,47 @@ impl Flow {
             wants_write: false,
             is_finished: false,
             has_pages: false,
+            is_touched: false,
             used_at: now,
             last_heard: now,
-            unanswered_since: None,
+            unanswered: None,
             progress_at: now,
             sent_end: 0,
             acknowledged: 0,
             furthest: 0,
+            window: Window::default(),
         }
     }
 
     /// Makes the slot's socket listen for the SYN of a new flow.
-    pub(crate) fn open(&mut self, tuple: FourTuple, now: Instant) {
+    pub(crate) fn open(&mut self, held: &Held, now: Instant) {
         let socket = self.socket_mut();
         // A slot may have been left in any state, but only a closed socket listens.
         socket.abort();
-        socket.listen(tuple.destination).expect("a closed socket listens on a port that is not zero");
+        socket.set_keep_alive(None);
+        socket.listen(held.tuple.destination).expect("a closed socket listens on a port that is not zero");
+        let capacity = socket.recv_capacity();
         self.phase = Phase::Owned;
-        self.tuple = tuple;
+        self.tuple = held.tuple;
         self.wants_read = true;
         self.wants_write = true;
         self.is_finished = false;
+        self.is_touched = false;
         self.used_at = now;
         self.last_heard = now;
-        self.unanswered_since = None;
+        self.unanswered = None;
         self.progress_at = now;
+        self.acknowledged = held.sequence.wrapping_add(1);
+        self.furthest = self.acknowledged;
+        self.window = Window::new(held.window_scale, capacity);
+    }
+
+    /// The time is known again.
+    pub(crate) fn catch_up(&mut self, now: Instant) {
+        if std::mem::take(&mut self.is_touched) {
+            self.used_at = now;
+            self.progress_at = now;
+        }
     }
 
     pub(crate) fn socket(&self) -> &Socket<'static> {
@@ -221,6 +255,11 @@ impl Flow {
         }
     }
 
+    /// How far it has come: it is nearer to its end whenever this changes.
+    pub(crate) fn progress(&self) -> (State, usize) {
+        (self.socket().state(), self.socket().send_queue())
+    }
+
     /// Whether both rings and the reassembly are empty. smoltcp does not show the latter: it is empty if nothing has
     /// ever arrived from beyond what we acknowledged.
     pub(crate) fn is_empty(&self) -> bool {
@@ -236,7 +275,10 @@ impl Flow {
 
     /// When we stop waiting for the program.
     pub(crate) fn give_up_at(&self) -> Option<Instant> {
-        let dead = self.unanswered_since.map(|since| since + DEAD_PEER);
+        let dead = self
+            .unanswered
+            .filter(|unanswered| unanswered.packets >= FEWEST_TRIES)
+            .map(|unanswered| unanswered.since + DEAD_PEER);
         let lingering = (self.phase == Phase::Closing).then(|| {
             let patience = if self.socket().state() == State::FinWait2 { FIN_WAIT_2 } else { LINGER };
             self.progress_at + patience
@@ -250,40 +292,39 @@ impl Flow {
     /// When the program's kernel is to be asked whether it still knows the flow, seeing whether smoltcp has a timer of
     /// its own running.
     pub(crate) fn ask_at(&self, own_timer: Option<Instant>) -> Option<Instant> {
-        if self.unanswered_since.is_some() || own_timer.is_some() || !self.socket().is_open() {
+        if self.unanswered.is_some() || own_timer.is_some() || !self.socket().is_open() {
             return None;
         }
         let pause = if self.socket().send_queue() > 0 { ASK_STALLED } else { ASK_IDLE };
         Some(self.last_heard + pause)
     }
 
-    /// Asks it: smoltcp sends a keep-alive at its next opportunity.
+    /// Asks it, and goes on asking until it answers: smoltcp sends keep-alives.
     pub(crate) fn ask(&mut self) {
-        self.socket_mut().set_keep_alive(Some(smoltcp::time::Duration::from_secs(ASK_IDLE.as_secs())));
+        self.socket_mut().set_keep_alive(Some(ASK_AGAIN));
     }
 
-    /// Asks no more of itself.
-    pub(crate) fn stop_asking(&mut self) {
+    /// A packet from the program is here. To be called before smoltcp takes it, which would start to ask anew.
+    pub(crate) fn hear(&mut self, now: Instant) {
+        self.last_heard = now;
+        self.used_at = now;
+        self.unanswered = None;
         self.socket_mut().set_keep_alive(None);
     }
 
-    /// A packet from the program was taken.
-    pub(crate) fn hear(&mut self, now: Instant) {
-        self.last_heard = now;
-        self.unanswered_since = None;
-    }
-
-    /// Notes what a packet to the program says.
-    pub(crate) fn note_sent(&mut self, bytes: &[u8], now: Instant) {
-        let Some(segment) = IpPacket::parse(bytes).ok().and_then(|packet| Segment::parse(&packet)) else {
-            return;
-        };
+    /// Notes what a packet to the program says, and has it offer the window that smoltcp can keep.
+    pub(crate) fn note_sent(&mut self, bytes: &mut [u8], now: Instant) {
+        let Ok(packet) = IpPacket::parse(bytes) else { return };
+        let Some(segment) = Segment::parse(&packet) else { return };
         self.sent_end = segment.end();
         self.acknowledged = segment.acknowledgement;
-        let wants_answer = segment.end() != segment.sequence;
-        if wants_answer && self.unanswered_since.is_none() {
-            self.unanswered_since = Some(now);
+        if segment.end() != segment.sequence {
+            let unanswered = self.unanswered.get_or_insert(Unanswered { since: now, packets: 0 });
+            unanswered.packets = unanswered.packets.saturating_add(1);
         }
+        let window = self.window.offer(&segment);
+        let header_len = packet.header_len;
+        segment::set_window(&mut bytes[header_len..], window);
     }
 
     /// Throws away what is in the rings.

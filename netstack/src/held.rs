@@ -6,6 +6,8 @@
 use std::time::{Duration, Instant};
 
 use crate::demux::FourTuple;
+use crate::segment::{self, Segment};
+use crate::wire::IpPacket;
 
 /// Linux asks for 127 s, the last pause being 64 s; past this nobody is waiting for our answer.
 const LONGEST_SILENCE: Duration = Duration::from_secs(130);
@@ -34,19 +36,22 @@ pub(crate) struct Held {
     pub(crate) sequence: u32,
     /// The data that came with it, which a refusal must acknowledge.
     pub(crate) payload_len: u32,
+    pub(crate) window_scale: Option<u8>,
     last_asked: Instant,
     pub(crate) alarm: Option<Instant>,
 }
 
 impl Held {
-    pub(crate) fn new(
-        tuple: FourTuple,
-        packet: Vec<u8>,
-        sequence: u32,
-        payload_len: u32,
-        now: Instant,
-    ) -> Held {
-        Held { tuple, packet, sequence, payload_len, last_asked: now, alarm: None }
+    pub(crate) fn new(packet: &IpPacket<'_>, segment: &Segment, scale: Option<u8>, now: Instant) -> Held {
+        Held {
+            tuple: segment.tuple,
+            packet: segment::without_payload(packet, segment),
+            sequence: segment.sequence,
+            payload_len: segment.payload_len as u32,
+            window_scale: scale,
+            last_asked: now,
+            alarm: None,
+        }
     }
 
     /// The program asks for it again.

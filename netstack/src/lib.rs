@@ -28,6 +28,7 @@ mod segment;
 mod stack;
 mod time_wait;
 mod timers;
+mod window;
 mod wire;
 
 pub use config::StackConfig;

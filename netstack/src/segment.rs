@@ -15,6 +15,7 @@ pub(crate) const ACK: u8 = 0x10;
 
 const SMALLEST_HEADER: usize = 20;
 const FLAGS: usize = 13;
+const WINDOW: usize = 14;
 pub(crate) const CHECKSUM: usize = 16;
 
 /// A segment whose header is right.
@@ -24,6 +25,7 @@ pub(crate) struct Segment {
     pub(crate) sequence: u32,
     pub(crate) acknowledgement: u32,
     pub(crate) flags: u8,
+    pub(crate) window: u16,
     pub(crate) header_len: usize,
     pub(crate) payload_len: usize,
 }
@@ -53,6 +55,7 @@ impl Segment {
             sequence: u32_at(bytes, 4),
             acknowledgement: u32_at(bytes, 8),
             flags,
+            window: u16_at(bytes, WINDOW),
             header_len,
             payload_len: bytes.len() - header_len,
         })
@@ -79,14 +82,20 @@ impl Segment {
             return None;
         }
         if self.has(ACK) {
-            return bare(self.tuple, self.acknowledgement, 0, RST);
+            return bare(self.tuple, self.acknowledgement, 0, RST, 0);
         }
-        bare(self.tuple, 0, self.end(), RST | ACK)
+        bare(self.tuple, 0, self.end(), RST | ACK, 0)
     }
 }
 
-/// A segment from our end without payload or options, and with a closed window.
-pub(crate) fn bare(tuple: FourTuple, sequence: u32, acknowledgement: u32, flags: u8) -> Option<Vec<u8>> {
+/// A segment from our end without payload or options.
+pub(crate) fn bare(
+    tuple: FourTuple,
+    sequence: u32,
+    acknowledgement: u32,
+    flags: u8,
+    window: u16,
+) -> Option<Vec<u8>> {
     let mut bytes = [0; SMALLEST_HEADER];
     put_u16(&mut bytes, 0, tuple.destination.port());
     put_u16(&mut bytes, 2, tuple.source.port());
@@ -94,15 +103,25 @@ pub(crate) fn bare(tuple: FourTuple, sequence: u32, acknowledgement: u32, flags:
     put_u32(&mut bytes, 8, acknowledgement);
     bytes[12] = 0x50;
     bytes[FLAGS] = flags;
+    put_u16(&mut bytes, WINDOW, window);
     let ends = Ends { from: tuple.destination.ip(), to: tuple.source.ip() };
     wire::packet(ends, wire::TCP, &bytes, CHECKSUM)
 }
 
-/// Whether smoltcp takes this packet's TCP header with all its options.
-pub(crate) fn has_readable_options(packet: &IpPacket<'_>) -> bool {
-    let Ok(view) = TcpPacket::new_checked(packet.payload()) else { return false };
+/// The window scale that a SYN offers. Err: smoltcp would not take its options.
+pub(crate) fn window_scale(packet: &IpPacket<'_>) -> Result<Option<u8>, smoltcp::wire::Error> {
+    let view = TcpPacket::new_checked(packet.payload())?;
     let checked_before = ChecksumCapabilities::ignored();
-    TcpRepr::parse(&view, &packet.source.into(), &packet.destination.into(), &checked_before).is_ok()
+    let repr = TcpRepr::parse(&view, &packet.source.into(), &packet.destination.into(), &checked_before)?;
+    Ok(repr.window_scale)
+}
+
+/// Writes another window into a segment whose checksum, if it has one already, stays right (RFC 1624).
+pub(crate) fn set_window(segment: &mut [u8], window: u16) {
+    let (old, checksum) = (u16_at(segment, WINDOW), u16_at(segment, CHECKSUM));
+    let sum = u64::from(!checksum) + u64::from(!old) + u64::from(window);
+    put_u16(segment, WINDOW, window);
+    put_u16(segment, CHECKSUM, !wire::fold(sum));
 }
 
 /// The packet without its payload: enough to answer a SYN, whatever data came with it.

@@ -31,7 +31,7 @@ impl<M: RingMemory> Stack<M> {
             }
             Some(Owner::TimeWait(note)) => {
                 // Most often its FIN once more: our acknowledgement was lost (RFC 9293 section 3.10.7.4).
-                let reply = segment::bare(segment.tuple, note.sequence, note.acknowledgement, ACK);
+                let reply = segment::bare(segment.tuple, note.sequence, note.acknowledgement, ACK, 0);
                 self.reply_with(reply);
             }
             None if segment.is_request() => self.hold(packet, &segment),
@@ -44,21 +44,15 @@ impl<M: RingMemory> Stack<M> {
 
     /// Holds a SYN for its owner's answer.
     fn hold(&mut self, packet: &IpPacket<'_>, segment: &Segment) {
-        if !segment::has_readable_options(packet) {
-            return self.counters.malformed += 1;
-        }
+        let Ok(scale) = segment::window_scale(packet) else { return self.counters.malformed += 1 };
         if self.syn_events >= self.config.max_held + MOST_SYN_EVENTS {
             return self.counters.queue_full += 1;
         }
         if self.held.len() >= self.config.max_held {
             self.counters.held_overflow += 1;
-            self.tuples.remove(&segment.tuple);
             return self.reply_with(segment.refusal());
         }
-        let headers = segment::without_payload(packet, segment);
-        let payload_len = segment.payload_len as u32;
-        let held = Held::new(segment.tuple, headers, segment.sequence, payload_len, self.now);
-        let id = self.held.insert(held);
+        let id = self.held.insert(Held::new(packet, segment, scale, self.now));
         let index = id.index() as u32;
         self.tuples.insert(segment.tuple, Owner::Held(index));
         self.arm_held(index);
@@ -118,12 +112,17 @@ impl<M: RingMemory> Stack<M> {
         if segment.is_request() {
             return self.handle_request_on_flow(slot, packet, segment);
         }
-        self.feed_flow(slot, packet, segment);
-
         let now = self.now;
         let flow = &mut self.flows[slot as usize];
         flow.hear(now);
-        flow.used_at = now;
+        flow.window.hear(segment);
+        let before = flow.progress();
+        self.feed_flow(slot, packet, segment);
+
+        let flow = &mut self.flows[slot as usize];
+        if flow.progress() != before {
+            flow.progress_at = now;
+        }
         if segment.payload_len > 0 {
             flow.has_pages = true;
             let end = segment.sequence.wrapping_add(segment.payload_len as u32);
@@ -200,7 +199,7 @@ impl<M: RingMemory> Stack<M> {
         if flow.socket().state() == State::SynReceived {
             return self.counters.repeated_syns += 1;
         }
-        let reply = segment::bare(segment.tuple, flow.sent_end, flow.acknowledged, ACK);
+        let reply = segment::bare(segment.tuple, flow.sent_end, flow.acknowledged, ACK, flow.window.last);
         self.reply_with(reply);
     }
 }

@@ -34,9 +34,7 @@ impl<M: RingMemory> Stack<M> {
             return None;
         };
         let flow = &mut self.flows[slot as usize];
-        flow.open(held.tuple, self.now);
-        flow.acknowledged = held.sequence.wrapping_add(1);
-        flow.furthest = flow.acknowledged;
+        flow.open(&held, self.now);
         self.tuples.insert(held.tuple, Owner::Flow(slot));
         self.feed(slot, &held.packet);
         if self.flows[slot as usize].socket().state() != State::SynReceived {
@@ -60,7 +58,6 @@ impl<M: RingMemory> Stack<M> {
     /// Reads: `f` is shown bytes in order, never none, and says how many of them it took. What it did not take it is
     /// shown again.
     pub fn read_with<R>(&mut self, id: FlowId, f: impl FnOnce(&[u8]) -> (usize, R)) -> Result<R, ReadError> {
-        let now = self.now;
         let flow = self.flow(id).ok_or(ReadError::Reset)?;
         if !flow.socket().can_recv() {
             if flow.has_program_finished() {
@@ -69,7 +66,7 @@ impl<M: RingMemory> Stack<M> {
             flow.wants_read = true;
             return Err(ReadError::Blocked);
         }
-        flow.used_at = now;
+        flow.is_touched = true;
         let result = flow.socket_mut().recv(|bytes| f(bytes)).map_err(|_| ReadError::Reset)?;
         // The window may have to be announced anew; in any case the ring's memory may be idle from now on.
         self.mark_dirty(id.slot);
@@ -78,7 +75,6 @@ impl<M: RingMemory> Stack<M> {
 
     /// Writes as much as there is room for, and says how much that was.
     pub fn write(&mut self, id: FlowId, bytes: &[u8]) -> Result<usize, WriteError> {
-        let now = self.now;
         let flow = self.flow(id).ok_or(WriteError::Reset)?;
         if flow.is_finished || flow.phase == Phase::Over {
             return Err(WriteError::Reset);
@@ -95,7 +91,7 @@ impl<M: RingMemory> Stack<M> {
             flow.wants_write = true;
             return Err(WriteError::Blocked);
         }
-        flow.used_at = now;
+        flow.is_touched = true;
         flow.has_pages = true;
         self.mark_dirty(id.slot);
         Ok(written)
@@ -124,14 +120,13 @@ impl<M: RingMemory> Stack<M> {
     /// If it has finished its own side and left nothing unread, what it has written is still delivered, and the flow
     /// ends by itself. Otherwise the program gets an RST, as it does for data that it sends after this.
     pub fn release(&mut self, id: FlowId) {
-        let now = self.now;
         let Some(flow) = self.flow(id) else { return };
         if flow.phase == Phase::Over || !flow.is_finished || flow.socket().can_recv() {
             return self.reset(id);
         }
         flow.phase = Phase::Closing;
         flow.generation = flow.generation.wrapping_add(1);
-        flow.progress_at = now;
+        flow.is_touched = true;
         self.mark_dirty(id.slot);
     }
 
@@ -147,7 +142,7 @@ impl<M: RingMemory> Stack<M> {
         let reply = match refusal {
             Refusal::Reset => {
                 let acknowledgement = held.sequence.wrapping_add(1).wrapping_add(held.payload_len);
-                segment::bare(held.tuple, 0, acknowledgement, RST | ACK)
+                segment::bare(held.tuple, 0, acknowledgement, RST | ACK, 0)
             }
             Refusal::HostUnreachable => {
                 let quoted = IpPacket {

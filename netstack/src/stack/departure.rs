@@ -69,6 +69,7 @@ impl<M: RingMemory> Stack<M> {
     /// Lets a flow say one packet; if it has none, sees to its deadlines.
     fn serve(&mut self, slot: u32, buffer: &mut [u8]) -> Option<OutPacket> {
         self.counters.flow_visits += 1;
+        self.flows[slot as usize].catch_up(self.now);
         self.reclaim_when_idle(slot);
         let flow = &mut self.flows[slot as usize];
         match flow.phase {
@@ -96,15 +97,17 @@ impl<M: RingMemory> Stack<M> {
     }
 
     fn transmit(&mut self, slot: u32, buffer: &mut [u8]) -> Option<OutPacket> {
-        let now = self.epoch.to_smoltcp(self.now);
-        let mut device = OneShot::sending(self.card, buffer);
         let flow = &mut self.flows[slot as usize];
+        let is_waiting = flow.socket().state() == State::TimeWait;
+        // Ten seconds after its TIME-WAIT began smoltcp would empty the rings, be they read or not.
+        let now = self.epoch.to_smoltcp(if is_waiting { flow.last_heard } else { self.now });
+        let mut device = OneShot::sending(self.card, buffer);
         self.interface.poll_egress(now, &mut device, &mut flow.sockets);
         let len = device.written();
         if len == 0 {
             return None;
         }
-        flow.note_sent(&buffer[..len], self.now);
+        flow.note_sent(&mut buffer[..len], self.now);
         let checksum = match self.card.computes_checksums {
             true => Checksum::Complete,
             false => begin_checksum(&mut buffer[..len]),
@@ -115,7 +118,6 @@ impl<M: RingMemory> Stack<M> {
     fn after_packet(&mut self, slot: u32) {
         let flow = &mut self.flows[slot as usize];
         flow.used_at = self.now;
-        flow.stop_asking();
         match (flow.phase, flow.socket().state()) {
             (Phase::Aborting, _) => self.free(slot),
             // It was the acknowledgement of the program's FIN.

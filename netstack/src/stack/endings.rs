@@ -22,7 +22,7 @@ impl<M: RingMemory> Stack<M> {
             return self.free(slot);
         }
         flow.phase = Phase::Over;
-        flow.unanswered_since = None;
+        flow.unanswered = None;
         self.raise(slot);
         self.arm(slot, None);
     }
@@ -55,7 +55,7 @@ impl<M: RingMemory> Stack<M> {
         flow.socket_mut().abort();
         flow.phase = Phase::Aborting;
         flow.generation = flow.generation.wrapping_add(1);
-        flow.unanswered_since = None;
+        flow.unanswered = None;
         self.mark_dirty(slot);
     }
 
@@ -72,7 +72,7 @@ impl<M: RingMemory> Stack<M> {
         flow.generation = flow.generation.wrapping_add(1);
         flow.wants_read = false;
         flow.wants_write = false;
-        flow.unanswered_since = None;
+        flow.unanswered = None;
         flow.used_at = self.now;
         flow.empty();
         self.free.push(slot);

@@ -1,0 +1,73 @@
+//! The receive window that the program is told of, which is a little smaller than smoltcp's.
+//!
+//! smoltcp announces its free space in units of two to the power of the scale, rounded down each time anew. So the edge
+//! up to which a program may send moves back by up to a unit whenever an odd number of bytes arrives, and what is under
+//! way to the old edge is cut off there, to be sent again only after the program's retransmission timeout. A full ring
+//! would bring that with nearly every round trip. The edges that smoltcp announces while nothing is read lie within less
+//! than one unit of each other; a program that is told one unit less never meets any of them.
+//!
+//! And smoltcp forgets what it announces with a probe or a keep-alive. These repeat the edge of before.
+
+use crate::segment::{RST, SYN, Segment};
+
+/// RFC 7323 section 2.3.
+const LARGEST_SCALE: u8 = 14;
+
+/// Both windows of a flow, as far as segments have told of them.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Window {
+    /// The scale of what we announce.
+    own_scale: u8,
+    /// The scale of what the program announces.
+    scale: u8,
+    /// The edge that smoltcp remembers to have announced.
+    announced: u32,
+    /// The edge up to which the program lets us send.
+    allowed: u32,
+    /// The window of the last packet.
+    pub(crate) last: u16,
+}
+
+impl Window {
+    /// The windows of a flow whose SYN offered this scale, with a receive ring of this capacity.
+    pub(crate) fn new(offered_scale: Option<u8>, capacity: usize) -> Window {
+        let bits = usize::BITS - capacity.leading_zeros();
+        let own_scale = offered_scale.map_or(0, |_| bits.saturating_sub(16) as u8);
+        let scale = offered_scale.unwrap_or(0).min(LARGEST_SCALE);
+        Window { own_scale, scale, announced: 0, allowed: 0, last: 0 }
+    }
+
+    /// A segment of the program arrived.
+    pub(crate) fn hear(&mut self, segment: &Segment) {
+        let scale = if segment.has(SYN) { 0 } else { self.scale };
+        self.allowed = segment.acknowledgement.wrapping_add(u32::from(segment.window) << scale);
+    }
+
+    /// The window to send with a segment of smoltcp's.
+    pub(crate) fn offer(&mut self, segment: &Segment) -> u16 {
+        let edge = segment.acknowledgement.wrapping_add(u32::from(segment.window) << self.own_scale);
+        if segment.has(RST) {
+            return segment.window;
+        }
+        if segment.has(SYN) {
+            // Not scaled yet, though smoltcp remembers it as if it were.
+            self.announced = edge;
+            return segment.window;
+        }
+        let mut units = segment.window;
+        if self.is_probe(segment) {
+            let remembered = self.announced.wrapping_sub(segment.acknowledgement) >> self.own_scale;
+            units = units.min(u16::try_from(remembered).unwrap_or(u16::MAX));
+        } else {
+            self.announced = edge;
+        }
+        self.last = units.saturating_sub(1);
+        self.last
+    }
+
+    /// Whether smoltcp asks with this segment: one byte, and that behind the edge of what the program allows, or one
+    /// that it has already acknowledged (which is a keep-alive, or sent again for nothing).
+    fn is_probe(&self, segment: &Segment) -> bool {
+        segment.payload_len == 1 && self.allowed.wrapping_sub(segment.sequence) as i32 <= 0
+    }
+}
