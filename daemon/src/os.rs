@@ -26,6 +26,8 @@ mod linux;
 
 pub use findings::{Finding, Findings};
 #[cfg(target_os = "linux")]
-pub use linux::{CleanupError, NetworkError, PacketGuard, RingSlab, cleanup, name_service, routes, sock_diag};
+pub use linux::{
+    CleanupError, NetworkError, PacketGuard, RingSlab, cleanup, name_service, routes, sock_diag,
+};
 pub use network_plan::{Applied, Ipv6State, NetworkPlan};
 pub use state_dir::{AlreadyRunning, InstanceLock, StateDir, StateError};
