@@ -27,6 +27,8 @@ pub const MAX_NAMES: usize = 32_768;
 pub const REUSE_AFTER: Duration = Duration::from_hours(24);
 /// How far the time in the journal may lag behind the last query for a name: 4,096 names cost 16 KB an hour.
 const SEEN_LAG: Duration = Duration::from_hours(6);
+/// How long what the journal was told may wait for the next commit, which a kill then loses.
+const COMMIT_LAG: Duration = Duration::from_hours(1);
 
 /// The addresses of one name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -106,7 +108,7 @@ impl Addresses {
             return;
         }
         // A time in the future comes from a clock that was wrong: believed, it would hold the address for ever.
-        let (recorded, last_seen) = (seen.min(now), seen.after(SEEN_LAG).min(now));
+        let (recorded, last_seen) = (seen.min(now), seen.after(SEEN_LAG + COMMIT_LAG).min(now));
         match pattern {
             Some(pattern) => self.put(Slot(index), Mapping { pattern, last_seen, recorded }),
             None => {
@@ -189,6 +191,14 @@ impl Addresses {
             Some(parent) => self.slot_of_wildcard(parent),
             None => self.slot_of_host(pattern.as_str()),
         }
+    }
+
+    /// The addresses of all mapped names, asked for lately or not.
+    pub fn pairs(&self) -> impl Iterator<Item = AddressPair> {
+        (0..)
+            .zip(&self.mappings)
+            .filter(|(_, mapping)| mapping.is_some())
+            .map(|(index, _)| self.ranges.pair(index))
     }
 
     /// The name, or the wildcard, that `address` stands for.
