@@ -11,6 +11,7 @@ pub const HEADER: usize = 12;
 const DEFAULT_PAYLOAD: u16 = 512;
 /// Longest name on the wire (RFC 1035 section 2.3.4).
 const MAX_WIRE_NAME: usize = 255;
+
 /// Types of records that are told apart (IANA, DNS parameters).
 pub mod record_type {
     /// An IPv4 address.
