@@ -41,6 +41,7 @@ portlatch_up() {
     administer apply -f /opt/portlatch/lab/resources.yaml >>"$LAB/log/apply"
     add_user jerry access-dev,access-prod
     add_user tom access-dev
+    trust_cluster
     start_daemon
     for user in ${users//,/ }; do
         enrol "$user" "$key"
@@ -51,25 +52,28 @@ portlatch_up() {
     done
 }
 
-# The programs stand on the hosts' PATH, where ordinary users may run them.
-install_programs() {
-    local host program
-    for program in portlatch portlatchd portlatch-proxy; do
-        [[ -x $1/$program ]] || fail "$1/$program is missing: cargo build --workspace --features software-key,test-clock"
-    done
-    for host in user proxy company; do
-        # A bind mount needs no copy, and none of these programs is writable through it.
-        for program in portlatch portlatchd portlatch-proxy; do
-            share_file "$host" "$1/$program" "/opt/portlatch/bin/$program"
-        done
-    done
+# Starts one part again as its service manager would, after it ended.
+portlatch_start() {
+    case ${1:-} in
+    proxy) start_proxy ;;
+    daemon) start_daemon ;;
+    agent) start_agent "${2:?a user is needed}" "${3:?how the key answers is needed}" ;;
+    *) fail "no part ${1:-}: proxy, daemon or agent" ;;
+    esac
 }
 
-# Shows a file of the machine on a host at a path of its own: only its mount namespace is entered, at its root.
-share_file() {
-    local host=$1 file=$2 place=$3
-    on_host "$host" touch "$place"
-    nsenter --target "$(<"$LAB/pid/host-$host")" --mount -- mount --bind "$file" "$place"
+# The programs stand on the hosts' PATH, where ordinary users may run them: whatever a later build does, a lab keeps
+# those that it began with.
+install_programs() {
+    local host program
+    mkdir -m 755 "$LAB/bin"
+    for program in portlatch portlatchd portlatch-proxy; do
+        [[ -x $1/$program ]] || fail "$1/$program is missing: cargo build --workspace --features software-key,test-clock"
+        ln -L "$1/$program" "$LAB/bin/" 2>/dev/null || cp "$1/$program" "$LAB/bin/"
+        for host in user proxy company; do
+            on_host "$host" ln -s "$LAB/bin/$program" /opt/portlatch/bin/
+        done
+    done
 }
 
 administer() {
@@ -94,11 +98,16 @@ add_user() {
     administer users add "$1" --roles "$2" --json | json_member token >"$LAB/$1.token"
 }
 
-start_daemon() {
+trust_cluster() {
     on_host user sh -euc '
         mkdir -p /etc/portlatch
         printf "dns = \"%s\"\n" "$1" >/etc/portlatch/daemon.toml' sh "$(<"$LAB/resolver")"
     on_host user portlatchd trust "$PROXY_URL" --ca-pin "$(<"$LAB/ca-pin")" --zone corp.internal >>"$LAB/log/trust" 2>&1
+}
+
+start_daemon() {
+    # A killed daemon's socket is no sign of the new one.
+    on_host user rm -f /run/portlatch/daemon.sock
     start_on user portlatchd root portlatchd run
     wait_until 30 "the daemon" on_host user test -S /run/portlatch/daemon.sock
 }

@@ -1,0 +1,232 @@
+"""An ordinary program, as the tests need one: it connects by name, does one thing, and says what it saw.
+
+program.py connect HOST PORT [TIMES]      connects and closes, TIMES in a row; a JSON list of {result, ms}
+program.py at-once HOST PORT COUNT        COUNT connections at once, each a round trip through echo; JSON {result: count}
+program.py talk HOST PORT                 "connected", then each line of its input to echo and back; says how it ends
+program.py listen HOST PORT               "connected", then only reads; says how it ends, and after how many ms
+program.py half-close HOST PORT COUNT     sends COUNT bytes, shuts its sending side, then reads all (tally); JSON
+program.py download HOST PORT COUNT       has source send COUNT bytes, reads all; JSON
+program.py slow-download HOST PORT SECS   has source send without end, reads 64 KiB a second; JSON
+program.py flood HOST PORT SECS           sends as much as is taken for SECS, then tells how much that was; JSON
+program.py abort HOST PORT                sends three bytes, then resets
+program.py provoke HOST PORT              sends a byte, reads; says how it ends
+"""
+
+import errno
+import hashlib
+import json
+import socket
+import struct
+import sys
+import threading
+import time
+
+sys.path.insert(0, __file__.rsplit("/", 1)[0])
+from pattern import pattern, pattern_hash  # noqa: E402
+
+# Longer than any prompt may stay open: a test's own deadline comes first.
+PATIENCE = 300
+CHUNK = 1 << 18
+NAMES = {
+    errno.ECONNREFUSED: "refused",
+    errno.EHOSTUNREACH: "host unreachable",
+    errno.ENETUNREACH: "network unreachable",
+    errno.ECONNRESET: "reset",
+    errno.ECONNABORTED: "aborted",
+    errno.EPIPE: "broken pipe",
+    errno.ETIMEDOUT: "timed out",
+}
+
+
+def name_of(error):
+    if isinstance(error, socket.gaierror):
+        return "unknown name"
+    if isinstance(error, TimeoutError) and error.errno is None:
+        return "no answer"
+    return NAMES.get(error.errno, str(error))
+
+
+def resolve(host, port):
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+
+
+def connect(host, port):
+    family, kind, protocol, _, address = resolve(host, port)
+    connection = socket.socket(family, kind, protocol)
+    connection.settimeout(PATIENCE)
+    connection.connect(address)
+    return connection
+
+
+def say(text):
+    print(text, flush=True)
+
+
+def millis(begin):
+    return (time.monotonic() - begin) * 1000
+
+
+def try_connect(host, port, times="1"):
+    seen = []
+    family, kind, protocol, _, address = resolve(host, port)
+    for _ in range(int(times)):
+        connection = socket.socket(family, kind, protocol)
+        connection.settimeout(PATIENCE)
+        begin, result = time.monotonic(), "connected"
+        try:
+            connection.connect(address)
+        except OSError as error:
+            result = name_of(error)
+        seen.append({"result": result, "ms": millis(begin)})
+        connection.close()
+    say(json.dumps(seen))
+
+
+def at_once(host, port, count):
+    results = {}
+    lock = threading.Lock()
+
+    def one(number):
+        text = f"number {number}\n".encode()
+        try:
+            with connect(host, port) as connection, connection.makefile("rb") as lines:
+                connection.sendall(text)
+                result = "connected" if lines.readline() == text else "garbled"
+        except OSError as error:
+            result = name_of(error)
+        with lock:
+            results[result] = results.get(result, 0) + 1
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(int(count))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    say(json.dumps(results))
+
+
+def talk(host, port):
+    try:
+        connection = connect(host, port)
+        say("connected")
+        with connection.makefile("rb") as lines:
+            for line in sys.stdin.buffer:
+                connection.sendall(line)
+                answer = lines.readline()
+                if not answer:
+                    return say("end")
+                say(answer.decode().rstrip("\n"))
+        say("closed")
+    except OSError as error:
+        say(name_of(error))
+
+
+def listen(host, port):
+    try:
+        connection = connect(host, port)
+        say("connected")
+        begin = time.monotonic()
+        try:
+            result = "data" if connection.recv(1) else "end"
+        except OSError as error:
+            result = name_of(error)
+        say(f"{result} after {millis(begin):.0f} ms")
+    except OSError as error:
+        say(name_of(error))
+
+
+def half_close(host, port, count):
+    count = int(count)
+    with connect(host, port) as connection:
+        sent = hashlib.sha256()
+        for part in pattern(count):
+            connection.sendall(part)
+            sent.update(part)
+        connection.shutdown(socket.SHUT_WR)
+        with connection.makefile("rb") as answer:
+            told = answer.read().decode().strip()
+    say(json.dumps({"same": told == f"{count} {sent.hexdigest()}", "told": told}))
+
+
+def download(host, port, count):
+    count = int(count)
+    digest, got = hashlib.sha256(), 0
+    with connect(host, port) as connection:
+        connection.sendall(f"{count}\n".encode())
+        # Our sending side stays open: the other side's half-close alone ends the loop.
+        while data := connection.recv(CHUNK):
+            digest.update(data)
+            got += len(data)
+        connection.sendall(b"thanks")
+    say(json.dumps({"same": digest.hexdigest() == pattern_hash(count), "bytes": got}))
+
+
+def slow_download(host, port, seconds):
+    with connect(host, port) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
+        connection.sendall(b"100000000000\n")
+        begin, got = time.monotonic(), 0
+        while (now := time.monotonic() - begin) < float(seconds):
+            if got < now * (64 << 10):
+                got += len(connection.recv(16 << 10))
+            else:
+                time.sleep(0.02)
+    say(json.dumps({"bytes": got}))
+
+
+def flood(host, port, seconds):
+    sent = 0
+    with connect(host, port) as connection:
+        connection.settimeout(0.2)
+        begin = time.monotonic()
+        part = bytes(64 << 10)
+        while time.monotonic() - begin < float(seconds):
+            try:
+                sent += connection.send(part)
+            except TimeoutError:
+                pass
+        say(json.dumps({"bytes": sent}))
+        reset(connection)
+
+
+def reset(connection):
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+def abort(host, port):
+    connection = connect(host, port)
+    connection.sendall(b"abc")
+    # Past the send: the bytes are on their way before the reset is.
+    time.sleep(0.2)
+    reset(connection)
+    say("aborted")
+
+
+def provoke(host, port):
+    connection = connect(host, port)
+    connection.sendall(b"x")
+    try:
+        say("data" if connection.recv(1) else "end")
+    except OSError as error:
+        say(name_of(error))
+
+
+COMMANDS = {
+    "connect": try_connect,
+    "at-once": at_once,
+    "talk": talk,
+    "listen": listen,
+    "half-close": half_close,
+    "download": download,
+    "slow-download": slow_download,
+    "flood": flood,
+    "abort": abort,
+    "provoke": provoke,
+}
+
+try:
+    COMMANDS[sys.argv[1]](*sys.argv[2:])
+except OSError as error:
+    say(name_of(error))
+    sys.exit(1)

@@ -1,0 +1,139 @@
+//! `scripts/bench`'s program: both ends of a load, and the comparison of paths.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+use portlatch_tests::bench::compare::Comparison;
+use portlatch_tests::bench::load::{self, Direction, Span};
+use portlatch_tests::bench::path::{Path, quic_endpoint};
+use portlatch_tests::bench::server::{serve_quic, serve_tcp};
+use tokio::net::TcpListener;
+
+/// Long enough for a path's first connection and for windows to grow.
+const WARM_UP: Duration = Duration::from_millis(500);
+
+/// Puts load on a path and measures it.
+#[derive(Debug, Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The server's end, over TCP
+    Server {
+        /// Where it listens
+        #[arg(long)]
+        listen: SocketAddr,
+    },
+    /// The server's end, over QUIC
+    QuicServer {
+        /// Where it listens
+        #[arg(long)]
+        listen: SocketAddr,
+        /// Where it writes its certificate, DER
+        #[arg(long)]
+        certificate: PathBuf,
+    },
+    /// The client's end; prints its figures as JSON
+    Load {
+        /// HOST:PORT of the server
+        #[arg(long)]
+        target: String,
+        /// Use QUIC; the server's certificate
+        #[arg(long)]
+        certificate: Option<PathBuf>,
+        /// How long to measure
+        #[arg(long, default_value_t = 3)]
+        seconds: u64,
+        #[command(subcommand)]
+        load: Load,
+    },
+    /// All loads over all paths of a lab, in turn
+    Compare(Comparison),
+}
+
+#[derive(Debug, Subcommand)]
+enum Load {
+    /// One byte there and back on one connection
+    Rr,
+    /// Connect, one byte there and back, close
+    Crr {
+        /// Connections at once
+        #[arg(long, default_value_t = 1)]
+        parallel: usize,
+    },
+    /// As many bytes as pass
+    Bulk {
+        /// Which way
+        #[arg(long)]
+        direction: Direction,
+        /// Connections at once
+        #[arg(long, default_value_t = 1)]
+        flows: usize,
+    },
+    /// Opens connections and keeps them for the time
+    Hold {
+        /// How many
+        #[arg(long)]
+        connections: usize,
+    },
+}
+
+fn main() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match Arguments::parse().command {
+        Command::Compare(comparison) => print(&comparison.run()?),
+        Command::Server { listen } => runtime.block_on(async {
+            let listener =
+                TcpListener::bind(listen).await.with_context(|| format!("listening at {listen}"))?;
+            serve_tcp(listener).await
+        }),
+        Command::QuicServer { listen, certificate } => runtime.block_on(async {
+            let (endpoint, der) = quic_endpoint(listen).with_context(|| format!("listening at {listen}"))?;
+            // Written aside first: whoever waits for the file finds all of it.
+            let aside = certificate.with_extension("new");
+            std::fs::write(&aside, der)?;
+            std::fs::rename(&aside, &certificate)?;
+            serve_quic(endpoint).await;
+            Ok(())
+        }),
+        Command::Load { target, certificate, seconds, load } => runtime.block_on(async {
+            let path = match certificate {
+                None => Path::tcp(&target).await?,
+                Some(file) => {
+                    let der = std::fs::read(&file).with_context(|| format!("reading {}", file.display()))?;
+                    Path::quic(target.parse().context("QUIC needs ADDRESS:PORT")?, der.into()).await?
+                }
+            };
+            put(&path, &load, Duration::from_secs(seconds)).await
+        }),
+    }
+}
+
+async fn put(path: &Path, load: &Load, time: Duration) -> Result<()> {
+    let span = Span { warm_up: WARM_UP, time };
+    let figures = match *load {
+        Load::Rr => load::request_response(path, span).await?,
+        Load::Crr { parallel } => load::new_connections(path, parallel, span).await?,
+        Load::Bulk { direction, flows } => load::bulk(path, direction, flows, span).await?,
+        Load::Hold { connections } => {
+            let held = load::hold(path, connections).await?;
+            print(&format!("{} connections are open\n", held.len()))?;
+            tokio::time::sleep(time).await;
+            return Ok(());
+        }
+    };
+    print(&format!("{figures}\n"))
+}
+
+fn print(text: &str) -> Result<()> {
+    let mut output = std::io::stdout().lock();
+    output.write_all(text.as_bytes())?;
+    Ok(output.flush()?)
+}

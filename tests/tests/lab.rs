@@ -1,0 +1,17 @@
+//! End to end, with the real binaries, a real TUN, real servers and unchanged clients. One lab for each test; without
+//! root a test says that it is skipped.
+
+#![expect(clippy::unwrap_used, reason = "what stands beside a test is a test's too")]
+
+mod lab {
+    mod bad_input;
+    mod bulk;
+    mod crashes;
+    mod names;
+    mod programs;
+    mod refusals;
+    mod revocation;
+    mod roles;
+    mod taps;
+    mod trust;
+}
