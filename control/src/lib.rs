@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod authority;
 pub mod ceremony;
+pub mod cli;
 pub mod config;
 pub mod documents;
 pub mod init;
