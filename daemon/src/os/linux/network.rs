@@ -102,10 +102,12 @@ impl NetworkPlan {
         self.apply_family(handle, &self.ipv4()).await?;
         let ipv6 = match (rules6, self.ipv6()) {
             (Ok(()), Some(family)) => self.apply_family(handle, &family).await.map(|()| Ipv6State::Works),
-            (Ok(()), None) => Ok(Ipv6State::Off),
-            // A machine without IPv6 has no IPv6 rules either.
-            (Err(_), None) => Ok(Ipv6State::Off),
             (Err(error), Some(_)) => Err(error),
+            // A machine without IPv6 has neither rules nor addresses of it.
+            (_, None) => {
+                self.clear_family(handle, AddressFamily::Inet6).await;
+                Ok(Ipv6State::Off)
+            }
         };
         let ipv6 = ipv6.unwrap_or_else(|error| {
             findings.add(
@@ -126,18 +128,24 @@ impl NetworkPlan {
     pub async fn remove(&self) -> Result<(), NetworkError> {
         let connection = Connection::open()?;
         let handle = &connection.handle;
-        for version in [IpVersion::V4, IpVersion::V6] {
-            for route in table_routes(handle, &version, self.table).await.unwrap_or_default() {
-                // Gone with the link already, perhaps.
-                let _ = handle.route().del(route).execute().await;
-            }
-        }
-        for address in link_addresses(handle, self.ifindex).await.unwrap_or_default() {
-            let _ = handle.address().del(address).execute().await;
-        }
+        self.clear_family(handle, AddressFamily::Inet).await;
+        self.clear_family(handle, AddressFamily::Inet6).await;
         let down = LinkUnspec::new_with_index(self.ifindex).down().build();
         let _ = handle.link().set(down).execute().await;
         Ok(())
+    }
+
+    /// Takes routes and addresses of a family away. They may be gone with the link already.
+    async fn clear_family(&self, handle: &Handle, family: AddressFamily) {
+        let version = if family == AddressFamily::Inet { IpVersion::V4 } else { IpVersion::V6 };
+        for route in table_routes(handle, &version, self.table).await.unwrap_or_default() {
+            let _ = handle.route().del(route).execute().await;
+        }
+        for address in link_addresses(handle, self.ifindex).await.unwrap_or_default() {
+            if address.header.family == family {
+                let _ = handle.address().del(address).execute().await;
+            }
+        }
     }
 
     async fn apply_rules6(&self, handle: &Handle) -> Result<(), NetworkError> {
