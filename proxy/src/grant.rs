@@ -188,11 +188,11 @@ fn signature_alone() -> Validation {
 }
 
 fn signature_fault(error: &jsonwebtoken::errors::Error) -> GrantFault {
-    match error.kind() {
-        jsonwebtoken::errors::ErrorKind::InvalidSignature => GrantFault::BadSignature,
-        jsonwebtoken::errors::ErrorKind::InvalidAlgorithm => GrantFault::WrongAlgorithm,
-        _ => GrantFault::Malformed,
+    use jsonwebtoken::errors::ErrorKind;
+    if matches!(error.kind(), ErrorKind::InvalidSignature) {
+        return GrantFault::BadSignature;
     }
+    GrantFault::Malformed
 }
 
 #[cfg(test)]

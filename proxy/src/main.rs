@@ -1,2 +1,118 @@
-//! The binary of the proxy.
-fn main() {}
+//! The binary: reads the command line and joins the proxy with the control service in the same process.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use portlatch_clock::Clock;
+use portlatch_control::config::{self, PublicAddress};
+use portlatch_control::init::{InitOptions, init};
+
+mod run;
+
+/// The version and what is built in.
+const VERSION: &str = if cfg!(feature = "test-clock") {
+    concat!(env!("CARGO_PKG_VERSION"), " (features: test-clock)")
+} else {
+    concat!(env!("CARGO_PKG_VERSION"), " (features: none)")
+};
+
+/// Portlatch's proxy and control service.
+#[derive(Debug, Parser)]
+#[command(name = "portlatch-proxy", version = VERSION, about)]
+struct Arguments {
+    /// The proxy's directory.
+    #[arg(long, global = true, value_name = "DIR", default_value = "/var/lib/portlatch-proxy")]
+    dir: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a new cluster: its CA, its keys and a commented configuration.
+    Init {
+        /// Where everybody will find the cluster; for ever, since security keys are bound to it.
+        #[arg(long, value_name = "HOST[:PORT]")]
+        public_host: PublicAddress,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Serve.
+    Run,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match execute(arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            // Nobody is left to be told if standard error is gone.
+            let _ = writeln!(std::io::stderr().lock(), "portlatch-proxy: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let Arguments { dir, command } = arguments;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting")?;
+    match command {
+        Command::Init { public_host, json } => {
+            runtime.block_on(async { make_cluster(dir, public_host, Output::of(json)) })?;
+        }
+        Command::Run => {
+            log_to_stderr();
+            let config = config::load(&dir)?;
+            runtime.block_on(run::run(&dir, config))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// For whom a result is printed.
+#[derive(Debug, Clone, Copy)]
+enum Output {
+    People,
+    Programs,
+}
+
+impl Output {
+    #[expect(clippy::fn_params_excessive_bools, reason = "a flag of the command line is a boolean")]
+    const fn of(json: bool) -> Self {
+        if json { Self::Programs } else { Self::People }
+    }
+}
+
+fn make_cluster(dir: PathBuf, public_host: PublicAddress, output: Output) -> anyhow::Result<()> {
+    let made = init(&InitOptions { dir, public_host }, Clock::system().time_of_day())?;
+    let (pin, dir) = (made.ca_pin.to_string(), made.dir.display());
+    let mut out = std::io::stdout().lock();
+    match output {
+        Output::Programs => {
+            writeln!(out, "{}", serde_json::json!({ "ca_pin": pin, "dir": dir.to_string() }))?;
+        }
+        Output::People => {
+            writeln!(out, "CA pin: {pin}")?;
+            writeln!(
+                out,
+                "The cluster is in {dir}. Next: read {dir}/proxy.toml, then `portlatch-proxy run --dir {dir}`."
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// What the service logs, for the system's journal; `RUST_LOG` says how much.
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::env::var_os("NO_COLOR").is_none() && rustix::termios::isatty(std::io::stderr()))
+        .init();
+}

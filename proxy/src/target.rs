@@ -126,19 +126,16 @@ async fn resolve_name(host: &str, port: u16) -> Result<Vec<SocketAddr>, TargetFa
 }
 
 fn dial_fault(error: io::Error) -> TargetFault {
-    let no_descriptors = [libc_code(rustix::io::Errno::MFILE), libc_code(rustix::io::Errno::NFILE)];
-    if error.raw_os_error().is_some_and(|code| no_descriptors.contains(&code)) {
+    use io::ErrorKind::{AddrNotAvailable, ConnectionRefused, OutOfMemory};
+    use rustix::io::Errno;
+    let is_full = [Errno::MFILE, Errno::NFILE].map(|errno| Some(errno.raw_os_error()));
+    if is_full.contains(&error.raw_os_error()) || matches!(error.kind(), AddrNotAvailable | OutOfMemory) {
         return TargetFault::OutOfResources(error);
     }
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => TargetFault::Refused,
-        io::ErrorKind::AddrNotAvailable | io::ErrorKind::OutOfMemory => TargetFault::OutOfResources(error),
-        _ => TargetFault::Unreachable(Some(error)),
+    if error.kind() == ConnectionRefused {
+        return TargetFault::Refused;
     }
-}
-
-const fn libc_code(errno: rustix::io::Errno) -> i32 {
-    errno.raw_os_error()
+    TargetFault::Unreachable(Some(error))
 }
 
 /// A dead target becomes a reset, and small requests do not wait for acknowledgements.
@@ -274,21 +271,22 @@ mod tests {
     #[tokio::test]
     async fn names_are_checked_by_what_they_resolve_to() {
         for host in ["localhost", "127.0.0.1", "[::1]", "::ffff:127.0.0.1"] {
-            let forbidden = Target::resolve(&resource(host, false), 80).await;
+            let forbidden = Target::resolve(&resource(host), 80).await;
             assert!(matches!(forbidden, Err(TargetFault::Forbidden(_))), "{host}: {forbidden:?}");
-            assert_eq!(Target::resolve(&resource(host, true), 80).await.unwrap().first().port(), 80);
+            let local = ProxyResource { allow_local_target: true, ..resource(host) };
+            assert_eq!(Target::resolve(&local, 80).await.unwrap().first().port(), 80);
         }
     }
 
     #[tokio::test]
     async fn a_name_that_does_not_exist_is_unreachable() {
-        let fault = Target::resolve(&resource("does-not-exist.invalid", false), 80).await.unwrap_err();
+        let fault = Target::resolve(&resource("does-not-exist.invalid"), 80).await.unwrap_err();
         assert_eq!(fault.refusal(), OpenRefusal::TargetUnreachable);
     }
 
     #[tokio::test]
     async fn the_targets_own_port_comes_before_the_programs() {
-        let mut resource = resource("10.0.0.5", false);
+        let mut resource = resource("10.0.0.5");
         resource.target.port = Some(5433);
         assert_eq!(Target::resolve(&resource, 5432).await.unwrap().first(), "10.0.0.5:5433".parse().unwrap());
     }
@@ -316,13 +314,13 @@ mod tests {
         assert!(both.dial().await.is_ok());
     }
 
-    fn resource(host: &str, allow_local_target: bool) -> ProxyResource {
+    fn resource(host: &str) -> ProxyResource {
         ProxyResource {
             id: "app/x".parse().unwrap(),
             host: "x.corp.internal".parse().unwrap(),
             target: portlatch_protocol::watch::Target { host: host.into(), port: None },
             ports: vec![PortRange::single(80).unwrap()],
-            allow_local_target,
+            allow_local_target: false,
         }
     }
 }

@@ -27,10 +27,11 @@ async fn reset_code(receive: &mut RecvStream) -> u64 {
 }
 
 async fn close_code(client: &Client) -> u64 {
-    match timeout(PATIENCE, client.connection.closed()).await.expect("the tunnel is closed") {
-        ConnectionError::ApplicationClosed(closed) => closed.error_code.into_inner(),
-        other => panic!("not closed by the proxy: {other}"),
-    }
+    let error = timeout(PATIENCE, client.connection.closed()).await.expect("the tunnel is closed");
+    let ConnectionError::ApplicationClosed(closed) = error else {
+        panic!("not closed by the proxy: {error}")
+    };
+    closed.error_code.into_inner()
 }
 
 #[tokio::test]
@@ -118,7 +119,7 @@ async fn sessions_end_at_their_grants_end_and_when_idle() {
 #[tokio::test]
 async fn nothing_opens_before_control_has_spoken_nor_after_its_silence() {
     let target = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let network = Network::silent(portlatch_audit::SpoolConfig::DEFAULT_MAX_BYTES).await;
+    let network = Network::silent(portlatch_audit::SpoolConfig::DEFAULT_MAX_BYTES);
     let client = network.tunnel().await;
     let unavailable = Answer::Refused(OpenRefusal::Unavailable);
     assert_eq!(client.open(&network.open(&client, |_| {})).await.2, unavailable);
@@ -135,7 +136,7 @@ async fn nothing_opens_before_control_has_spoken_nor_after_its_silence() {
 async fn no_session_begins_without_its_record() {
     let target = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     // Room for the opening's own record and no other.
-    let network = Network::silent(400).await;
+    let network = Network::silent(400);
     network.tell_snapshot(target.local_addr().unwrap()).await;
     let client = network.tunnel().await;
     let (_, _, answer) = client.open(&network.open(&client, |_| {})).await;
@@ -210,7 +211,8 @@ async fn draining_keeps_sessions_and_takes_no_stream() {
         timeout(PATIENCE, network.connect(network.ca.leaf(Subject::Tunnel(login())))).await.unwrap().is_err()
     );
     network.proxy.stop.ended.cancel();
-    assert_eq!(reset_code(&mut receive).await, u64::from(reset::SESSION_ENDED));
+    assert!(receive.read_chunk(16, true).await.is_err());
+    assert_eq!(close_code(&client).await, u64::from(close::STOPPED));
     let end = &network.records_come("session.end", 1).await[0].line;
     assert!(end.contains(r#""reason":"proxy_stopped""#), "{end}");
     timeout(PATIENCE, network.end()).await.expect("everything ends");

@@ -1,0 +1,94 @@
+//! Where control and proxy meet: each sees the other through its own trait.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::service::Service;
+use hyper_util::service::TowerToHyperService;
+use portlatch_clock::TimeOfDay;
+use portlatch_control::admin::SessionLine;
+use portlatch_control::api::Peer;
+use portlatch_control::control::{Control, LiveSessions};
+use portlatch_control::watch::Watch;
+use portlatch_protocol::names::Id;
+use portlatch_protocol::watch::WatchMessage;
+use portlatch_proxy::listener::ApiPeer;
+use portlatch_proxy::proxy::Proxy;
+use portlatch_proxy::sessions::{Killed, LiveSession};
+use portlatch_proxy::watch::ControlWatch;
+
+/// Control's watch, in the same process.
+pub(super) struct ControlMessages(pub(super) Watch);
+
+impl ControlWatch for ControlMessages {
+    async fn next(&mut self) -> Option<WatchMessage> {
+        self.0.next().await
+    }
+}
+
+/// The proxy's sessions, for the administrator.
+pub(super) struct ProxySessions(pub(super) Arc<Proxy>);
+
+impl LiveSessions for ProxySessions {
+    fn list(&self) -> Vec<SessionLine> {
+        self.0.sessions.list().iter().map(|session| line(session)).collect()
+    }
+
+    fn kill(&self, id: &Id) -> bool {
+        self.0.sessions.kill(id) == Killed::Ended
+    }
+}
+
+fn line(session: &LiveSession) -> SessionLine {
+    SessionLine {
+        id: session.id.clone(),
+        started: rfc3339(session.started),
+        user: session.login.user.clone(),
+        login: session.login.login.clone(),
+        device: session.login.device.clone(),
+        resource: session.resource.clone(),
+        port: session.port,
+        target: session.target.to_string(),
+        client_addr: session.client.to_string(),
+        program: session.program.clone(),
+        bytes_in: session.bytes_in.load(Ordering::Relaxed),
+        bytes_out: session.bytes_out.load(Ordering::Relaxed),
+    }
+}
+
+fn rfc3339(time: TimeOfDay) -> String {
+    let moment = time::OffsetDateTime::from_unix_timestamp(time.seconds()).ok();
+    let form = &time::format_description::well_known::Rfc3339;
+    moment.and_then(|moment| moment.format(form).ok()).unwrap_or_default()
+}
+
+/// What makes the API's service of one connection: control's router, told who is there.
+pub(super) fn serve_api(control: &Arc<Control>) -> impl Fn(ApiPeer) -> ApiService + Clone + Send + 'static {
+    let router = TowerToHyperService::new(control.router());
+    move |peer| {
+        let certificate = peer.certificate.map(|der| der.to_vec());
+        let peer = Peer { identity: peer.identity, certificate, address: peer.address };
+        ApiService { router: router.clone(), peer }
+    }
+}
+
+type Router = TowerToHyperService<axum::Router>;
+
+/// The API as one peer sees it.
+pub(super) struct ApiService {
+    router: Router,
+    peer: Peer,
+}
+
+impl Service<Request<Incoming>> for ApiService {
+    type Response = <Router as Service<Request<Incoming>>>::Response;
+    type Error = <Router as Service<Request<Incoming>>>::Error;
+    type Future = <Router as Service<Request<Incoming>>>::Future;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(self.peer.clone());
+        self.router.call(request)
+    }
+}
