@@ -1,1 +1,11 @@
-//! tests
+//! The service as its callers see it, with a security key in software that can be told to answer wrongly.
+
+mod access;
+mod admin;
+mod http;
+mod logging_in;
+mod refusals;
+mod scene;
+mod soft_key;
+mod upkeep;
+mod watching;

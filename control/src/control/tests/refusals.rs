@@ -1,0 +1,194 @@
+//! Answers of a key that must not open anything: each is refused, named in the audit, and has used up its challenge.
+
+use std::time::Duration;
+
+use portlatch_protocol::api::CeremonyAnswer;
+use serde_json::json;
+
+use super::super::*;
+use super::scene::{Person, Scene};
+use super::soft_key::{Answer, BACKUP_ELIGIBLE, SoftKey, USER_PRESENT, USER_VERIFIED};
+
+const PLACE: (&str, u16) = ("db/billing", 5432);
+
+/// Answers one ceremony with what `spoil` makes of an honest answer.
+async fn refused_as(
+    scene: &Scene,
+    person: &mut Person,
+    place: (&str, u16),
+    spoil: impl FnOnce(&mut Answer),
+) -> String {
+    let request = person.request(place.0, place.1);
+    let ceremony = scene.control.begin_ceremony(person.asker(), &request).await.unwrap();
+    let context = person.context(place.0, place.1);
+    let mut answer = person.key.answer(&ceremony.options, Some(context));
+    spoil(&mut answer);
+    let credential = person.key.sign(&answer);
+    refused(scene, person, &ceremony.ceremony, credential).await
+}
+
+async fn refused(scene: &Scene, person: &Person, ceremony: &Id, credential: serde_json::Value) -> String {
+    // A minute for each failure: the limit on wrong answers is another test's.
+    scene.pass(Duration::from_secs(60));
+    let (grants, oks) = (scene.audit("grant").len(), scene.audit("mfa.ok").len());
+    let answer = CeremonyAnswer { credential };
+    let denied = scene.control.finish_ceremony(person.asker(), ceremony, &answer).await;
+    assert_eq!(denied.unwrap_err(), Denial::BadAssertion);
+    assert_eq!((scene.audit("grant").len(), scene.audit("mfa.ok").len()), (grants, oks));
+    let reason = scene.last_reason("mfa.fail");
+    let again = scene.control.finish_ceremony(person.asker(), ceremony, &answer).await;
+    assert_eq!(again.unwrap_err(), Denial::CeremonyEnded, "the challenge was used up");
+    reason
+}
+
+#[tokio::test]
+async fn an_answer_with_one_wrong_part_is_refused() {
+    let scene = Scene::new().await;
+    let mut person = scene.person("jerry").await;
+    let other = scene.person("elaine").await;
+    let elaines_handle =
+        scene.control.store.user_secrets(&other.login.login.user).await.unwrap().unwrap().handle;
+    let elaines_key = other.key.id.clone();
+    let spoils: Vec<(&str, Box<dyn FnOnce(&mut Answer)>)> = vec![
+        ("challenge", Box::new(|it| it.challenge = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA".to_owned())),
+        ("type", Box::new(|it| it.kind = "webauthn.create")),
+        ("origin", Box::new(|it| it.origin = "https://proxy.example.com".to_owned())),
+        ("origin", Box::new(|it| it.origin = "portlatch-agent://evil.example.com".to_owned())),
+        ("origin", Box::new(|it| it.origin = "portlatch-agent://proxy.example.com/".to_owned())),
+        ("origin", Box::new(|it| it.origin = "https://proxy.example.com.evil.example".to_owned())),
+        ("rp_id", Box::new(|it| it.rp_id = "evil.example.com".to_owned())),
+        ("user_not_present", Box::new(|it| it.flags = 0)),
+        ("signature", Box::new(|it| it.signs = vec![0])),
+        ("unknown_key", Box::new(|it| it.id = vec![7; 32])),
+        ("unknown_key", Box::new(move |it| it.id = elaines_key)),
+        ("extension", Box::new(|it| it.extensions = json!({"appid": true}))),
+        ("extension", Box::new(|it| it.extensions = json!({"largeBlob": {"blob": "AA"}}))),
+        ("user_handle", Box::new(move |it| it.user_handle = Some(elaines_handle.to_vec()))),
+        ("cross_origin", Box::new(|it| it.cross_origin = Some(true))),
+        ("backup_flags", Box::new(|it| it.flags |= BACKUP_ELIGIBLE)),
+        ("context", Box::new(|it| it.context = None)),
+        ("context", Box::new(|it| it.context.as_mut().unwrap()["resource"] = json!("db/vault"))),
+        ("context", Box::new(|it| it.context.as_mut().unwrap()["port"] = json!(5433))),
+        ("context", Box::new(|it| it.context.as_mut().unwrap()["login"] = json!("0af3"))),
+        ("context", Box::new(|it| it.context = Some(json!("db/billing")))),
+    ];
+    for (expected, spoil) in spoils {
+        assert_eq!(refused_as(&scene, &mut person, PLACE, spoil).await, expected);
+    }
+    assert!(scene.tap(&mut person, PLACE.0, PLACE.1).await.is_ok(), "the honest answer passes");
+}
+
+#[tokio::test]
+async fn the_signature_of_another_key_is_refused() {
+    let scene = Scene::new().await;
+    let mut person = scene.person("jerry").await;
+    let request = person.request(PLACE.0, PLACE.1);
+    let ceremony = scene.control.begin_ceremony(person.asker(), &request).await.unwrap();
+    let context = person.context(PLACE.0, PLACE.1);
+    let answer = person.key.answer(&ceremony.options, Some(context));
+    let forged = SoftKey::new().sign(&answer);
+    assert_eq!(refused(&scene, &person, &ceremony.ceremony, forged).await, "signature");
+}
+
+#[tokio::test]
+async fn a_counter_that_has_not_grown_is_refused() {
+    let scene = Scene::new().await;
+    let mut person = scene.person("jerry").await;
+    person.key.counter = 40;
+    scene.tap(&mut person, PLACE.0, PLACE.1).await.unwrap();
+    for counter in [41, 40, 1, 0] {
+        assert_eq!(refused_as(&scene, &mut person, PLACE, |it| it.counter = counter).await, "counter");
+    }
+    person.key.counter = 41;
+    assert!(scene.tap(&mut person, PLACE.0, PLACE.1).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_counter_that_was_overtaken_between_challenge_and_answer_is_refused() {
+    let scene = Scene::new().await;
+    let mut person = scene.person("jerry").await;
+    let request = person.request(PLACE.0, PLACE.1);
+    let early = scene.control.begin_ceremony(person.asker(), &request).await.unwrap();
+    let context = person.context(PLACE.0, PLACE.1);
+    let early_answer = person.key.tap(&early.options, Some(context));
+    scene.tap(&mut person, PLACE.0, 5433).await.unwrap();
+    assert_eq!(refused(&scene, &person, &early.ceremony, early_answer).await, "counter");
+}
+
+#[tokio::test]
+async fn a_key_that_never_counts_passes() {
+    let scene = Scene::new().await;
+    let mut person = scene.person("jerry").await;
+    for _ in 0..3 {
+        let request = person.request(PLACE.0, PLACE.1);
+        let ceremony = scene.control.begin_ceremony(person.asker(), &request).await.unwrap();
+        let context = person.context(PLACE.0, PLACE.1);
+        let mut answer = person.key.answer(&ceremony.options, Some(context));
+        answer.counter = 0;
+        let answer = CeremonyAnswer { credential: person.key.sign(&answer) };
+        scene.control.finish_ceremony(person.asker(), &ceremony.ceremony, &answer).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_bare_tap_does_not_open_what_asks_for_a_pin() {
+    let scene = Scene::new().await;
+    let mut person = scene.person("jerry").await;
+    let vault = ("db/vault", 5432);
+    assert_eq!(refused_as(&scene, &mut person, vault, |_| {}).await, "user_not_verified");
+    let request = person.request(vault.0, vault.1);
+    let ceremony = scene.control.begin_ceremony(person.asker(), &request).await.unwrap();
+    assert_eq!(ceremony.options["publicKey"]["userVerification"], "required");
+    let context = person.context(vault.0, vault.1);
+    let mut answer = person.key.answer(&ceremony.options, Some(context));
+    answer.flags = USER_PRESENT | USER_VERIFIED;
+    let answer = CeremonyAnswer { credential: person.key.sign(&answer) };
+    let grant = scene.control.finish_ceremony(person.asker(), &ceremony.ceremony, &answer).await.unwrap();
+    assert_eq!(grant.amr, ["hwk", "user", "pin"]);
+}
+
+#[tokio::test]
+async fn a_key_that_was_removed_between_challenge_and_answer_is_refused() {
+    let scene = Scene::new().await;
+    let mut person = scene.person("jerry").await;
+    let request = person.request(PLACE.0, PLACE.1);
+    let ceremony = scene.control.begin_ceremony(person.asker(), &request).await.unwrap();
+    let context = person.context(PLACE.0, PLACE.1);
+    let answer = person.key.tap(&ceremony.options, Some(context));
+    let user = &person.login.login.user;
+    let key = scene.control.store.credentials(user).await.unwrap().remove(0).id;
+    assert!(scene.control.store.remove_credential(&key, user).await.unwrap());
+    assert_eq!(refused(&scene, &person, &ceremony.ceremony, answer).await, "unknown_key");
+}
+
+#[tokio::test]
+async fn somebody_else_can_neither_answer_nor_spoil_a_ceremony() {
+    let scene = Scene::new().await;
+    let mut jerry = scene.person("jerry").await;
+    let elaine = scene.person("elaine").await;
+    let ceremony =
+        scene.control.begin_ceremony(jerry.asker(), &jerry.request(PLACE.0, PLACE.1)).await.unwrap();
+    let context = jerry.context(PLACE.0, PLACE.1);
+    let answer = CeremonyAnswer { credential: jerry.key.tap(&ceremony.options, Some(context)) };
+    let foreign = scene.control.finish_ceremony(elaine.asker(), &ceremony.ceremony, &answer).await;
+    assert_eq!(foreign.unwrap_err(), Denial::CeremonyEnded);
+    scene.control.cancel_ceremony(elaine.asker(), &ceremony.ceremony).await;
+    assert!(scene.control.finish_ceremony(jerry.asker(), &ceremony.ceremony, &answer).await.is_ok());
+}
+
+#[tokio::test]
+async fn ten_wrong_answers_pause_the_login() {
+    let scene = Scene::new().await;
+    let mut person = scene.person("jerry").await;
+    let mut outcomes = Vec::new();
+    for _ in 0..11 {
+        let request = person.request(PLACE.0, PLACE.1);
+        let ceremony = scene.control.begin_ceremony(person.asker(), &request).await.unwrap();
+        let answer = CeremonyAnswer { credential: person.key.tap(&ceremony.options, None) };
+        outcomes.push(
+            scene.control.finish_ceremony(person.asker(), &ceremony.ceremony, &answer).await.unwrap_err(),
+        );
+    }
+    assert_eq!(outcomes.pop(), Some(Denial::RateLimited));
+    assert!(outcomes.iter().all(|denial| *denial == Denial::BadAssertion));
+}

@@ -1,0 +1,256 @@
+//! A control service in a directory of its own, with a clock that tests move, and people who log in.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use portlatch_audit::Reader;
+use portlatch_protocol::api::{
+    AccessAnswer, AccessRequest, CeremonyAnswer, FirstFactor, IssuedGrant, KeyTask, LoginAnswer,
+    LoginGranted, LoginRequest, Secret, TunnelRequest,
+};
+use portlatch_protocol::thumbprint::Thumbprint;
+use rcgen::{CertificateParams, KeyPair};
+use serde_json::{Value, json};
+
+use super::super::*;
+use super::soft_key::{HOST, SoftKey};
+use crate::admin::SourceFile;
+use crate::grants::Asker;
+use crate::store::logins::StoredLogin;
+
+pub(super) const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
+pub(super) const PASSWORD: &str = "correct horse";
+
+/// `billing` wants a tap, `vault` a PIN, `wiki` nothing, `brief` a tap each minute, `wide` one tap for all its ports.
+pub(super) const DOCUMENTS: &str = "
+kind: vnet_config
+spec: {custom_dns_zones: [{suffix: corp.internal}]}
+---
+kind: role
+metadata: {name: tap}
+spec: {options: {require_session_mfa: true}, allow: {db_labels: {mfa: tap}}}
+---
+kind: role
+metadata: {name: brief}
+spec: {options: {require_session_mfa: true, mfa_verification_interval: 1m}, allow: {app_labels: {mfa: brief}}}
+---
+kind: role
+metadata: {name: open}
+spec: {options: {max_session: 1h}, allow: {app_labels: {mfa: none}}}
+---
+kind: db
+metadata: {name: billing, labels: {mfa: tap}}
+spec: {uri: 'tcp://10.0.0.5', tcp_ports: [{port: 5432}, {port: 5433}]}
+---
+kind: db
+metadata: {name: vault, labels: {mfa: tap}}
+spec: {uri: 'tcp://10.0.0.6:5432', mfa: {user_verification: true}}
+---
+kind: db
+metadata: {name: wide, labels: {mfa: tap}}
+spec: {uri: 'tcp://10.0.0.9', tcp_ports: [{port: 1000, end_port: 1009}], mfa: {scope: resource}}
+---
+kind: app
+metadata: {name: wiki, labels: {mfa: none}}
+spec: {uri: 'tcp://10.0.0.7:80'}
+---
+kind: app
+metadata: {name: brief, labels: {mfa: brief}}
+spec: {uri: 'tcp://10.0.0.8:80'}
+---
+kind: app
+metadata: {name: secret, labels: {mfa: nobody}}
+spec: {uri: 'tcp://10.0.0.10:80'}
+";
+
+struct NoSessions;
+
+impl LiveSessions for NoSessions {
+    fn list(&self) -> Vec<SessionLine> {
+        Vec::new()
+    }
+
+    fn kill(&self, _: &Id) -> bool {
+        false
+    }
+}
+
+pub(super) struct Scene {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) control: Arc<Control>,
+    pub(super) clock: Clock,
+    mover: tokio::sync::watch::Sender<Duration>,
+}
+
+/// Somebody with a key, a login and a tunnel.
+pub(super) struct Person {
+    pub(super) key: SoftKey,
+    pub(super) granted: LoginGranted,
+    pub(super) login: StoredLogin,
+    pub(super) tunnel_key: Thumbprint,
+}
+
+pub(super) fn csr(key: &KeyPair) -> String {
+    STANDARD.encode(CertificateParams::default().serialize_request(key).unwrap().der())
+}
+
+pub(super) fn file(text: &str) -> Vec<SourceFile> {
+    vec![SourceFile { name: "test.yaml".to_owned(), text: text.to_owned() }]
+}
+
+pub(super) async fn open(dir: &Path, clock: Clock) -> Arc<Control> {
+    let settings =
+        ControlSettings { public_host: HOST.parse().unwrap(), public_port: 443, durability: Durability::Os };
+    let keys = Keys::open(dir).unwrap();
+    Control::open(dir, keys, settings, clock, Arc::new(NoSessions)).await.unwrap()
+}
+
+impl Scene {
+    pub(super) async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (clock, mover) = Clock::movable();
+        Keys::create(dir.path(), &HOST.parse().unwrap(), clock.time_of_day()).unwrap();
+        let control = open(dir.path(), clock.clone()).await;
+        control.apply(&file(DOCUMENTS), "root").await.unwrap();
+        Self { dir, control, clock, mover }
+    }
+
+    /// Closes control and opens it again in the same directory.
+    pub(super) async fn restart(self) -> Self {
+        let Self { dir, control, clock, mover } = self;
+        control.store.close().await;
+        drop(Arc::try_unwrap(control).expect("the test holds control alone"));
+        let control = open(dir.path(), clock.clone()).await;
+        Self { dir, control, clock, mover }
+    }
+
+    pub(super) fn pass(&self, time: Duration) {
+        let offset = *self.mover.borrow() + time;
+        self.mover.send(offset).unwrap();
+    }
+
+    pub(super) async fn token_for(&self, user: &str) -> String {
+        let roles = ["tap", "brief", "open"].map(|role| role.parse().unwrap()).to_vec();
+        self.control.add_user(&user.parse().unwrap(), roles, "root").await.unwrap().token
+    }
+
+    pub(super) async fn person(&self, user: &str) -> Person {
+        let token = self.token_for(user).await;
+        let key = SoftKey::new();
+        let granted = self.enrol(user, &token, &key, ADDRESS).await.unwrap();
+        self.with_tunnel(key, granted).await
+    }
+
+    pub(super) async fn with_tunnel(&self, key: SoftKey, granted: LoginGranted) -> Person {
+        let login = self.control.store.login(&granted.login).await.unwrap().unwrap();
+        let csr = csr(&KeyPair::generate().unwrap());
+        let tunnel = self.control.certify_tunnel(&login, &TunnelRequest { csr }).await.unwrap();
+        Person { key, granted, login, tunnel_key: tunnel.thumbprint }
+    }
+
+    pub(super) async fn enrol(
+        &self,
+        user: &str,
+        token: &str,
+        key: &SoftKey,
+        address: IpAddr,
+    ) -> Result<LoginGranted, Denial> {
+        let request = login_request(user, enrolment(token));
+        let challenge = self.control.begin_login(&request, address).await?;
+        let KeyTask::Enrol { options } = &challenge.task else { panic!("an enrolment was asked for") };
+        let answer = LoginAnswer { credential: key.enrol(options), csr: csr(&KeyPair::generate().unwrap()) };
+        self.control.finish_login(&challenge.ceremony, &answer, address).await
+    }
+
+    /// The audit's records of a kind, oldest first.
+    pub(super) fn audit(&self, kind: &str) -> Vec<Value> {
+        let mut reader = Reader::open(&self.dir.path().join(AUDIT_FOLDER)).unwrap();
+        let mut found = Vec::new();
+        while let Some(record) = reader.next_record().unwrap() {
+            if record.event == kind {
+                found.push(serde_json::from_str(&record.line).unwrap());
+            }
+        }
+        found
+    }
+
+    pub(super) fn last_reason(&self, kind: &str) -> String {
+        self.audit(kind).last().expect("there is such a record")["reason"].as_str().unwrap_or("").to_owned()
+    }
+
+    pub(super) async fn ask(&self, person: &Person, resource: &str, port: u16) -> AccessAnswer {
+        self.control.ask(person.asker(), &person.request(resource, port)).await.unwrap()
+    }
+
+    /// The whole ceremony, honestly.
+    pub(super) async fn tap(
+        &self,
+        person: &mut Person,
+        resource: &str,
+        port: u16,
+    ) -> Result<IssuedGrant, Denial> {
+        let request = person.request(resource, port);
+        let ceremony = self.control.begin_ceremony(person.asker(), &request).await?;
+        let context = person.context(resource, port);
+        let credential = person.key.tap(&ceremony.options, Some(context));
+        let answer = CeremonyAnswer { credential };
+        self.control.finish_ceremony(person.asker(), &ceremony.ceremony, &answer).await
+    }
+}
+
+impl Person {
+    pub(super) fn asker(&self) -> Asker<'_> {
+        Asker { login: &self.login, address: ADDRESS }
+    }
+
+    pub(super) fn request(&self, resource: &str, port: u16) -> AccessRequest {
+        AccessRequest {
+            resource: resource.parse().unwrap(),
+            port,
+            tunnel_key: self.tunnel_key.clone(),
+            program: Some("psql\u{1b}[2J".to_owned()),
+            pid: Some(4242),
+        }
+    }
+
+    pub(super) fn context(&self, resource: &str, port: u16) -> Value {
+        json!({"resource": resource, "port": port, "login": self.granted.login})
+    }
+}
+
+pub(super) fn enrolment(token: &str) -> FirstFactor {
+    FirstFactor::Enrolment { token: Secret(token.to_owned()), new_password: Secret(PASSWORD.to_owned()) }
+}
+
+pub(super) fn password(text: &str) -> FirstFactor {
+    FirstFactor::Password { password: Secret(text.to_owned()) }
+}
+
+pub(super) fn login_request(user: &str, proof: FirstFactor) -> LoginRequest {
+    LoginRequest { user: user.parse().unwrap(), device: "laptop".parse().unwrap(), proof }
+}
+
+pub(super) fn granted(answer: AccessAnswer) -> IssuedGrant {
+    match answer {
+        AccessAnswer::Granted(grant) => grant,
+        AccessAnswer::Refused { reason, message } => panic!("refused: {reason}: {message}"),
+        AccessAnswer::TapNeeded { .. } => panic!("a tap was asked for"),
+    }
+}
+
+/// The claims of a grant, once its signature holds.
+pub(super) fn claims(scene: &Scene, grant: &IssuedGrant) -> portlatch_protocol::grant::GrantClaims {
+    use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+    let header = jsonwebtoken::decode_header(&grant.token).unwrap();
+    assert_eq!(header.typ.as_deref(), Some(portlatch_protocol::grant::JWT_TYPE));
+    assert_eq!(header.kid.as_deref(), Some(scene.control.keys.grant_kid().as_str()));
+    let mut validation = Validation::new(Algorithm::ES256);
+    validation.set_audience(&[portlatch_protocol::grant::AUDIENCE]);
+    // The test's clock is not jsonwebtoken's.
+    validation.validate_exp = false;
+    let key = DecodingKey::from_ec_der(scene.control.keys.grant_point());
+    jsonwebtoken::decode(&grant.token, &key, &validation).unwrap().claims
+}
