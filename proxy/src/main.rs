@@ -1,12 +1,13 @@
 //! The binary: reads the command line and joins the proxy with the control service in the same process.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use portlatch_clock::Clock;
+use portlatch_control::cli::{self, AdminCommand, Streams};
 use portlatch_control::config::{self, PublicAddress};
 use portlatch_control::init::{InitOptions, init};
 
@@ -43,6 +44,8 @@ enum Command {
     },
     /// Serve.
     Run,
+    #[command(flatten)]
+    Admin(AdminCommand),
 }
 
 fn main() -> ExitCode {
@@ -59,18 +62,33 @@ fn main() -> ExitCode {
 
 fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let Arguments { dir, command } = arguments;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting")?;
     match command {
         Command::Init { public_host, json } => {
-            runtime.block_on(async { make_cluster(dir, public_host, Output::of(json)) })?;
+            let output = Output::of(json);
+            runtime()?.block_on(async { make_cluster(dir, public_host, output) })?;
         }
         Command::Run => {
             log_to_stderr();
             let config = config::load(&dir)?;
-            runtime.block_on(run::run(&dir, config))?;
+            runtime()?.block_on(run::run(&dir, config))?;
         }
+        Command::Admin(command) => return Ok(administer(command, &dir)),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting")
+}
+
+/// Says an administrator's command to control, which tells by its error which exit code it is.
+fn administer(command: AdminCommand, dir: &Path) -> ExitCode {
+    let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr().lock());
+    let Err(error) = cli::run(command, dir, &mut Streams { out: &mut out, err: &mut err }) else {
+        return ExitCode::SUCCESS;
+    };
+    let _ = writeln!(err, "portlatch-proxy: {error}");
+    ExitCode::from(error.exit_code())
 }
 
 /// For whom a result is printed.

@@ -119,9 +119,12 @@ impl Service {
         notify(&[NotifyState::Ready]);
         let ended = tokio::select! {
             ended = follow_stop(&proxy, &control) => ended,
-            // Neither ends by itself: without the one there are no streams, without the other no decisions.
+            // Neither ends before it is told to: without the one there are no streams, without the other no decisions.
             result = &mut control_run => broken("control", result.map(|run| run.map_err(anyhow::Error::from))),
-            result = &mut tunnels => broken("the endpoint", result.map(Ok)),
+            result = &mut tunnels => match proxy.stop.ended.is_cancelled() {
+                true => Ok(()),
+                false => broken("the endpoint", result.map(Ok)),
+            },
         };
         proxy.stop.draining.cancel();
         proxy.stop.ended.cancel();
