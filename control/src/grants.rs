@@ -11,7 +11,6 @@
 //! A grant is kept before it is signed, and the policy is looked at once more after it was kept: a change that came in
 //! between finds it among the live ones, or is found by this second look.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,73 +24,21 @@ use portlatch_protocol::names::Id;
 use portlatch_protocol::refusal::RefusalReason;
 use portlatch_protocol::resource::MfaNeed;
 
+use self::asker::shown;
+pub use self::asker::{AccessLimits, Asker};
 use self::sign::{Basis, GrantBounds};
 use crate::api::problem::Denial;
 use crate::ceremony::{Challenge, LIFETIME, OpenPurpose, Owner, Purpose};
 use crate::control::{Control, random_id};
 use crate::documents::resource::MfaScope;
-use crate::login::limits::{Limit, Rate};
 use crate::policy::Terms;
 use crate::store::grants::StoredGrant;
-use crate::store::logins::StoredLogin;
 use crate::store::taps::{Tap, TapScope};
 use crate::watch::standing::{Standing, Verdict};
 use crate::webauthn::{ExpectedTap, KeyError, TapStrength, UserVerified, amr};
 
+mod asker;
 pub mod sign;
-
-/// Questions of one login: a browser opens some dozens of ports at once; beyond that something scans.
-const QUESTIONS: Rate = Rate { burst: 200, every: Duration::from_millis(50) };
-/// Challenges of one login: nobody taps more often than once a second for a minute.
-const CHALLENGES: Rate = Rate { burst: 60, every: Duration::from_secs(1) };
-/// Wrong answers of one login: ten, then one a minute.
-const FAILURES: Rate = Rate { burst: 10, every: Duration::from_secs(60) };
-/// Longest name of a program that is kept: it is a claim of the user's machine.
-const MAX_PROGRAM: usize = 64;
-
-/// The limits on a login's questions.
-#[derive(Debug)]
-pub struct AccessLimits {
-    questions: Limit<Id>,
-    challenges: Limit<Id>,
-    failures: Limit<Id>,
-}
-
-impl Default for AccessLimits {
-    fn default() -> Self {
-        let (questions, challenges) = (Limit::new(QUESTIONS), Limit::new(CHALLENGES));
-        Self { questions, challenges, failures: Limit::new(FAILURES) }
-    }
-}
-
-/// A login that asks, and from where.
-#[derive(Debug, Clone, Copy)]
-pub struct Asker<'a> {
-    /// The login, which stands at this moment.
-    pub login: &'a StoredLogin,
-    /// The address of its agent.
-    pub address: IpAddr,
-}
-
-impl Asker<'_> {
-    fn event(&self, kind: EventKind, request: &AccessRequest) -> Event {
-        let login = &self.login.login;
-        Event {
-            user: Some(login.user.clone()),
-            login: Some(login.login.clone()),
-            device: Some(login.device.clone()),
-            client_addr: Some(self.address.to_string()),
-            resource: Some(request.resource.clone()),
-            port: Some(request.port),
-            program: request.program.as_deref().map(shown),
-            ..Event::new(kind)
-        }
-    }
-
-    fn failed(&self, kind: EventKind, request: &AccessRequest, reason: &str) -> Event {
-        Event { reason: Some(reason.to_owned()), ..self.event(kind, request) }
-    }
-}
 
 impl Control {
     /// Answers whether this tunnel key may open this port; a tap that is needed is not begun.
@@ -390,15 +337,6 @@ fn denial(reason: RefusalReason, message: Option<String>) -> Denial {
         | RefusalReason::TargetUnreachable
         | RefusalReason::NoProxy => Denial::Policy,
     }
-}
-
-/// A program's name as it may be kept: short, and without characters that act on a terminal.
-fn shown(program: &str) -> String {
-    let is_plain = |c: &char| {
-        !c.is_control()
-            && !matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    program.chars().filter(is_plain).take(MAX_PROGRAM).collect()
 }
 
 fn milliseconds(duration: Duration) -> i64 {

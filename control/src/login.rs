@@ -11,8 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use portlatch_audit::{Event, EventKind};
 use portlatch_clock::TimeOfDay;
 use portlatch_protocol::api::{
-    FirstFactor, KeyTask, LoginAnswer, LoginChallenge, LoginGranted, LoginRequest, Secret, TunnelCertificate,
-    TunnelRequest,
+    FirstFactor, KeyTask, LoginAnswer, LoginChallenge, LoginGranted, LoginRequest, Secret,
 };
 use portlatch_protocol::identity::Login;
 use portlatch_protocol::names::{DeviceName, Id, UserName};
@@ -25,16 +24,19 @@ use crate::authority::{ProvenKey, Signer};
 use crate::ceremony::{Challenge, LIFETIME, Owner, Purpose};
 use crate::control::{Control, random_id};
 use crate::store::credentials::NewCredential;
-use crate::store::logins::{NewLogin, StoredLogin};
+use crate::store::logins::NewLogin;
 use crate::store::users::Enrolment;
 use crate::webauthn::{ExpectedTap, KeyError, VerifiedTap, amr};
 
+mod keeping;
 pub mod limits;
 
 /// Attempts from one address: an office behind one address logs in at nine o'clock.
 const PER_ADDRESS: Rate = Rate { burst: 60, every: Duration::from_secs(1) };
 /// Attempts for one user; one that succeeds is given back. Ten guesses, then six a minute.
 const PER_USER: Rate = Rate { burst: 10, every: Duration::from_secs(10) };
+/// Tunnel keys of one login: a daemon makes one at each attach.
+const TUNNELS: Rate = Rate { burst: 30, every: Duration::from_secs(10) };
 /// Longest certificate request in base64.
 const MAX_REQUEST_TEXT: usize = 8 * 1024;
 
@@ -43,11 +45,16 @@ const MAX_REQUEST_TEXT: usize = 8 * 1024;
 pub struct LoginLimits {
     by_address: Limit<IpAddr>,
     by_user: Limit<UserName>,
+    tunnels: Limit<Id>,
 }
 
 impl Default for LoginLimits {
     fn default() -> Self {
-        Self { by_address: Limit::new(PER_ADDRESS), by_user: Limit::new(PER_USER) }
+        Self {
+            by_address: Limit::new(PER_ADDRESS),
+            by_user: Limit::new(PER_USER),
+            tunnels: Limit::new(TUNNELS),
+        }
     }
 }
 
@@ -346,42 +353,6 @@ impl Control {
         let Err(error) = self.audit.write(event).await else { return Ok(()) };
         self.store.end_login(login, self.clock.time_of_day()).await?;
         Err(error.into())
-    }
-
-    /// Ends a login; harmless if it has ended.
-    ///
-    /// # Errors
-    /// [`Denial::Unavailable`].
-    pub async fn logout(&self, login: &StoredLogin) -> Result<(), Denial> {
-        let ended = self.store.end_login(&login.login.login, self.clock.time_of_day()).await?;
-        self.reconsider_grants().await?;
-        if ended {
-            let Login { user, login, device } = login.login.clone();
-            let (user, login, device) = (Some(user), Some(login), Some(device));
-            self.audit.note(Event { user, login, device, ..Event::new(EventKind::Logout) }).await;
-        }
-        Ok(())
-    }
-
-    /// Certifies a tunnel key for a login, until the login's end.
-    ///
-    /// # Errors
-    /// A [`Denial`].
-    pub async fn certify_tunnel(
-        &self,
-        login: &StoredLogin,
-        request: &TunnelRequest,
-    ) -> Result<TunnelCertificate, Denial> {
-        let key = ProvenKey::from_request(&decode(&request.csr)?)?;
-        if key.spki() == login.spki {
-            return Err(Denial::BadRequest("the tunnel key must not be the login key".to_owned()));
-        }
-        let now = self.clock.time_of_day();
-        if !self.store.add_tunnel_key(&login.login.login, key.thumbprint(), now).await? {
-            return Err(Denial::LoginEnded);
-        }
-        let certificate = self.signer().tunnel(&login.login, &key, login.expires, now)?;
-        Ok(TunnelCertificate { certificate: encode(&certificate), thumbprint: key.thumbprint().clone() })
     }
 
     pub(crate) fn signer(&self) -> Signer<'_> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use portlatch_audit::{Event, EventKind};
 use portlatch_clock::{BootTime, TimeOfDay};
+use portlatch_protocol::watch::Lock;
 use tokio_util::sync::CancellationToken;
 
 use super::Control;
@@ -54,8 +55,9 @@ async fn look(control: &Control) {
         control.audit.note(lapse(lapsed)).await;
     }
     let now = control.clock.time_of_day();
-    if has_lock_ended(control, now) {
-        control.hub.change(|standing| standing.locks = standing.world.locks(now));
+    for lock in ended_locks(control, now) {
+        let (detail, reason) = (Some(format!("lock/{}", lock.id)), Some("expired".to_owned()));
+        control.audit.note(Event { detail, reason, ..Event::new(EventKind::Unlock) }).await;
     }
     if control.is_unsettled.swap(false, Ordering::AcqRel) {
         match control.turn().await {
@@ -65,9 +67,14 @@ async fn look(control: &Control) {
     }
 }
 
-fn has_lock_ended(control: &Control, now: TimeOfDay) -> bool {
-    let standing = control.hub.now();
-    standing.locks.iter().any(|lock| lock.expires.is_some_and(|end| end.0 <= now.0))
+/// Lifts the locks whose time is over, and says which.
+fn ended_locks(control: &Control, now: TimeOfDay) -> Vec<Lock> {
+    let is_over = |lock: &Lock| lock.expires.is_some_and(|end| end.0 <= now.0);
+    let ended: Vec<Lock> = control.hub.now().locks.iter().filter(|lock| is_over(lock)).cloned().collect();
+    if !ended.is_empty() {
+        control.hub.change(|standing| standing.locks = standing.world.locks(now));
+    }
+    ended
 }
 
 fn lapse(challenge: Challenge) -> Event {

@@ -9,6 +9,8 @@ use super::super::*;
 use super::scene::{Person, Scene};
 use super::soft_key::{Answer, BACKUP_ELIGIBLE, SoftKey, USER_PRESENT, USER_VERIFIED};
 
+type Spoil = Box<dyn FnOnce(&mut Answer)>;
+
 const PLACE: (&str, u16) = ("db/billing", 5432);
 
 /// Answers one ceremony with what `spoil` makes of an honest answer.
@@ -49,7 +51,7 @@ async fn an_answer_with_one_wrong_part_is_refused() {
     let elaines_handle =
         scene.control.store.user_secrets(&other.login.login.user).await.unwrap().unwrap().handle;
     let elaines_key = other.key.id.clone();
-    let spoils: Vec<(&str, Box<dyn FnOnce(&mut Answer)>)> = vec![
+    let spoils: Vec<(&str, Spoil)> = vec![
         ("challenge", Box::new(|it| it.challenge = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA".to_owned())),
         ("type", Box::new(|it| it.kind = "webauthn.create")),
         ("origin", Box::new(|it| it.origin = "https://proxy.example.com".to_owned())),

@@ -92,6 +92,7 @@ async fn a_lock_is_told_before_what_it_revokes_and_lifted_when_it_ends() {
     assert_eq!(change(&mut watch).await, Change::Unlocked(lock.id));
     cancel.cancel();
     running.await.unwrap().unwrap();
+    assert_eq!(scene.last_reason("unlock"), "expired");
 }
 
 #[tokio::test]
