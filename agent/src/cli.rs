@@ -111,7 +111,8 @@ pub(crate) fn run() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
     };
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(log_filter()).init();
+    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(log_filter());
+    log.with_ansi(terminal::is_coloured(&std::io::stderr())).init();
     match start(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -136,7 +137,7 @@ fn start(command: Command) -> Result<(), Failure> {
         match command {
             Command::Login(login) => commands::login(&login, &files, &clock).await,
             Command::Agent(agent) => commands::agent(&agent, files, clock).await,
-            Command::Status(output) => commands::status(&output, &files).await,
+            Command::Status(output) => commands::status(&output, &files, &clock).await,
             Command::Ls(output) => commands::ls(&output, &files, &clock).await,
             Command::Watch => commands::watch(&files).await,
             Command::Tap(tap) => {

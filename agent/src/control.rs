@@ -30,6 +30,8 @@ pub(crate) use trust::Trust;
 /// How long control has for an answer that it need not wait for. Password hashing on a busy machine takes a second or
 /// two; a program's SYN is held for longer than this.
 const ANSWER_TIME: Duration = Duration::from_secs(15);
+/// How long control has to decide on access: the daemon waits 15 s for it, the look at /proc included.
+const ACCESS_TIME: Duration = Duration::from_secs(10);
 /// How long the answer to the catalogue's long poll may take: control's wait and the way.
 const CATALOGUE_TIME: Duration = CATALOGUE_WAIT.saturating_add(Duration::from_secs(10));
 /// How long saying goodbye may take: nobody wants to wait for it.
@@ -104,7 +106,7 @@ impl Control {
 
     /// Asks for a grant.
     pub(crate) async fn access(&self, request: &AccessRequest) -> Result<AccessAnswer, ApiError> {
-        self.post("/v1/access", request).await
+        self.post_within("/v1/access", request, ACCESS_TIME).await
     }
 
     /// Has a challenge made.
@@ -128,8 +130,17 @@ impl Control {
     }
 
     async fn post<A: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<A, ApiError> {
+        self.post_within(path, body, ANSWER_TIME).await
+    }
+
+    async fn post_within<A: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        time: Duration,
+    ) -> Result<A, ApiError> {
         let body = serde_json::to_vec(body).expect("a request of ours is JSON");
-        parsed(&self.exchange.ask(Method::POST, path, body, ANSWER_TIME).await?)
+        parsed(&self.exchange.ask(Method::POST, path, body, time).await?)
     }
 }
 

@@ -51,6 +51,10 @@ const TELLS: usize = 256;
 /// How often the login's file is looked at, and whether those who asked still listen.
 const TICK: Duration = Duration::from_secs(1);
 
+/// Ticks between two greetings of a daemon that no login is attached to: it lets go of who is silent for 30 s, and what
+/// it refused meanwhile is learnt.
+const QUIET_TICKS: u64 = 5;
+
 /// Whether the agent taps a software key when somebody presses Enter.
 pub(crate) type Enter = Box<dyn Fn() + Send>;
 
@@ -88,7 +92,8 @@ pub(crate) struct Service {
     tap_events: mpsc::Sender<(RequestId, TapEvent)>,
     tasks: JoinSet<Done>,
     counter: u64,
-    last_complaint: String,
+    complaints: HashMap<Trouble, String>,
+    ticks: u64,
 }
 
 /// Where the service's messages come from.
@@ -97,6 +102,19 @@ pub(crate) struct Inbox {
     links: mpsc::Receiver<LinkEvent>,
     taps: mpsc::Receiver<(RequestId, TapEvent)>,
     link: Link,
+}
+
+/// What may be amiss, each told once for as long as it lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Trouble {
+    /// The login's files.
+    Files,
+    /// The daemon.
+    Daemon,
+    /// Attaching to it.
+    Attach,
+    /// Control.
+    Control,
 }
 
 /// How others speak to the service.
@@ -133,7 +151,8 @@ impl Service {
             tap_events,
             tasks: JoinSet::new(),
             counter: 0,
-            last_complaint: String::new(),
+            complaints: HashMap::new(),
+            ticks: 0,
         };
         (service, Inbox { commands: command_inbox, links, taps, link }, Handle { commands })
     }
@@ -167,11 +186,7 @@ impl Service {
                     Ok(done) => self.handle_done(done),
                     Err(error) => tracing::error!(%error, "a task of the agent ended badly"),
                 },
-                _ = tick.tick() => {
-                    self.handle_login_files();
-                    self.drop_deserted_taps();
-                    self.handle_time();
-                }
+                _ = tick.tick() => self.handle_tick(),
                 () = clock.moved() => self.handle_time(),
                 () = deadline => self.handle_time(),
             }
@@ -183,6 +198,16 @@ impl Service {
         let status = self.status_wanted.iter().map(|(_, deadline)| *deadline);
         let others = [self.broker.poll_timeout(), self.login.attach_after];
         requests.chain(status).chain(others.into_iter().flatten()).min()
+    }
+
+    fn handle_tick(&mut self) {
+        self.handle_login_files();
+        self.drop_deserted_taps();
+        self.ticks += 1;
+        if self.ticks.is_multiple_of(QUIET_TICKS) {
+            self.greet_daemon();
+        }
+        self.handle_time();
     }
 
     fn handle_time(&mut self) {
@@ -201,12 +226,18 @@ impl Service {
         let _ = self.people.send(Tell::Note { text: text.into() });
     }
 
-    /// Tells a trouble once, until another one or its end.
-    fn complain(&mut self, text: String) {
-        if self.last_complaint != text {
+    /// Tells a trouble once, until it is another one or over.
+    fn complain(&mut self, trouble: Trouble, text: impl Into<String>) {
+        let text = text.into();
+        if self.complaints.get(&trouble) != Some(&text) {
             self.note(text.clone());
-            self.last_complaint = text;
+            self.complaints.insert(trouble, text);
         }
+    }
+
+    /// The trouble is over: the next one of this kind is told again.
+    fn settle(&mut self, trouble: Trouble) {
+        self.complaints.remove(&trouble);
     }
 
     fn send(&mut self, message: ToDaemon) {

@@ -45,11 +45,15 @@ pub(crate) fn is_seen() -> bool {
 
 /// `text` so that it stands out, where colours are wanted (`NO_COLOR`).
 pub(crate) fn emphasised(text: &str) -> String {
-    let is_plain = !is_seen() || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    match is_plain {
-        true => text.to_owned(),
-        false => format!("\u{1b}[1m{text}\u{1b}[0m"),
+    match is_coloured(&io::stdout()) {
+        true => format!("\u{1b}[1m{text}\u{1b}[0m"),
+        false => text.to_owned(),
     }
+}
+
+/// Whether colours are seen there, and wanted (`NO_COLOR`).
+pub(crate) fn is_coloured(output: &impl io::IsTerminal) -> bool {
+    output.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// One line of standard input, without its end.

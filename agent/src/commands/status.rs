@@ -1,5 +1,7 @@
 //! `portlatch status`: who is logged in, and what was asked, granted and refused.
 
+use portlatch_clock::Clock;
+
 use super::{AGENT_TIME, ask_agent, print_json, print_table};
 use crate::cli::Output;
 use crate::daemon::{ask_status, socket_path};
@@ -15,11 +17,11 @@ use crate::terminal::say;
 const SHOWN_REFUSALS: usize = 10;
 
 /// Shows how things are.
-pub(crate) async fn status(output: &Output, files: &Files) -> Result<(), Failure> {
+pub(crate) async fn status(output: &Output, files: &Files, clock: &Clock) -> Result<(), Failure> {
     let status = match ask_agent(files, &Want::Status, AGENT_TIME).await? {
         Some(Tell::Status { status }) => *status,
         Some(_) => return Err(LocalError::NotUnderstood.into()),
-        None => without_agent(files).await?,
+        None => without_agent(files, clock).await?,
     };
     match output.json {
         true => print_json(&status),
@@ -28,8 +30,10 @@ pub(crate) async fn status(output: &Output, files: &Files) -> Result<(), Failure
 }
 
 /// The login as the files have it, the rest as the daemon knows it.
-async fn without_agent(files: &Files) -> Result<StatusView, Failure> {
-    let mut status = StatusView::of_login(login::read_file(files)?.as_ref());
+async fn without_agent(files: &Files, clock: &Clock) -> Result<StatusView, Failure> {
+    let login = login::read_file(files)?;
+    let login = login.filter(|login| login.time_left(clock.time_of_day()).is_some());
+    let mut status = StatusView::of_login(login.as_ref());
     match ask_status(&socket_path()).await {
         Ok(told) => {
             let mut refusals = Refusals::default();

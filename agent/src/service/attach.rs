@@ -22,8 +22,8 @@ use portlatch_protocol::thumbprint::Thumbprint;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::Service;
 use super::work::Done;
+use super::{Service, Trouble};
 use crate::control::{ApiError, Control, SharedControl};
 use crate::daemon::{DaemonError, LinkEvent};
 use crate::login::{self, LoginFile};
@@ -87,6 +87,14 @@ impl DaemonState {
         }
     }
 
+    /// Whether it may be asked how things are: between an offer and its certificate it waits for the one thing.
+    pub(super) const fn takes_questions(&self) -> bool {
+        match self {
+            Self::Up(_) | Self::Attaching(_, Some(_)) | Self::Attached(..) => true,
+            Self::Down | Self::Attaching(_, None) | Self::Spent(_) => false,
+        }
+    }
+
     /// The tunnel key that grants are to be bound to.
     pub(super) const fn tunnel_key(&self) -> Option<&Thumbprint> {
         match self {
@@ -115,7 +123,7 @@ impl Service {
             Ok(Some(login)) => self.begin_login(&login),
             Ok(None) if is_first_look => self.note("Nobody is logged in: run `portlatch login`."),
             Ok(None) => self.note("Logged out: run `portlatch login` to log in again."),
-            Err(error) => self.complain(error.to_string()),
+            Err(error) => self.complain(Trouble::Files, format!("{error}.")),
         }
     }
 
@@ -126,7 +134,7 @@ impl Service {
         }
         let control = match Control::for_login(login, &self.clock) {
             Ok(control) => Arc::new(control),
-            Err(error) => return self.complain(error.to_string()),
+            Err(error) => return self.complain(Trouble::Files, format!("{error}.")),
         };
         let number = self.next_number();
         self.login.active = Some(ActiveLogin {
@@ -187,7 +195,7 @@ impl Service {
         }
         match result {
             Ok(Some(catalogue)) => {
-                self.last_complaint.clear();
+                self.settle(Trouble::Control);
                 self.catalogue = Some(Arc::new(catalogue));
                 if matches!(self.daemon, DaemonState::Attached(..)) {
                     self.send_catalogue();
@@ -195,12 +203,15 @@ impl Service {
                 self.offer_login();
                 self.poll_catalogue(Duration::ZERO);
             }
-            Ok(None) => self.poll_catalogue(Duration::ZERO),
+            Ok(None) => {
+                self.settle(Trouble::Control);
+                self.poll_catalogue(Duration::ZERO);
+            }
             Err(error) if error.is_login_over() => {
                 self.end_login(&format!("Your login has ended ({error}): run `portlatch login`."));
             }
             Err(error) => {
-                self.complain(format!("{error}."));
+                self.complain(Trouble::Control, format!("{error}."));
                 self.poll_catalogue(CATALOGUE_AGAIN);
             }
         }
@@ -236,24 +247,34 @@ impl Service {
         match event {
             LinkEvent::Up(sender) => {
                 self.daemon = DaemonState::Up(sender);
-                self.send(ToDaemon::StatusWanted);
+                self.settle(Trouble::Daemon);
+                self.greet_daemon();
                 self.offer_login();
             }
-            LinkEvent::Down(error) => {
-                let was_up = self.daemon.sender().is_some();
-                self.handle_daemon_gone();
-                match error {
-                    DaemonError::NotRunning
-                    | DaemonError::Impostor { .. }
-                    | DaemonError::Version { .. }
-                    | DaemonError::Io(_) => self.complain(format!("{error}.")),
-                    DaemonError::Ended | DaemonError::Silent | DaemonError::NotUnderstood(_) if was_up => {
-                        self.complain(format!("{error}: connecting again."));
-                    }
-                    DaemonError::Ended | DaemonError::Silent | DaemonError::NotUnderstood(_) => {}
-                }
-            }
+            LinkEvent::Down(error) => self.handle_link_down(&error),
             LinkEvent::Message(message) => self.handle_message(*message),
+        }
+    }
+
+    fn handle_link_down(&mut self, error: &DaemonError) {
+        let was_in_use = matches!(self.daemon, DaemonState::Attaching(..) | DaemonState::Attached(..));
+        self.handle_daemon_gone();
+        match error {
+            DaemonError::NotRunning
+            | DaemonError::Impostor { .. }
+            | DaemonError::Version { .. }
+            | DaemonError::Io(_) => self.complain(Trouble::Daemon, format!("{error}.")),
+            DaemonError::Ended | DaemonError::Silent | DaemonError::NotUnderstood(_) if was_in_use => {
+                self.complain(Trouble::Daemon, format!("{error}: connecting again."));
+            }
+            DaemonError::Ended | DaemonError::Silent | DaemonError::NotUnderstood(_) => {}
+        }
+    }
+
+    /// Asks an idle daemon how things are.
+    pub(super) fn greet_daemon(&mut self) {
+        if matches!(self.daemon, DaemonState::Up(_)) {
+            self.send(ToDaemon::StatusWanted);
         }
     }
 
@@ -314,7 +335,7 @@ impl Service {
     fn handle_attached(&mut self) {
         let DaemonState::Attaching(sender, Some(thumbprint)) = &self.daemon else { return };
         self.daemon = DaemonState::Attached(sender.clone(), thumbprint.clone());
-        self.last_complaint.clear();
+        self.settle(Trouble::Attach);
         if let Some(active) = &self.login.active {
             self.note(format!("Attached: this machine now serves the names of {}.", active.file.cluster));
         }
@@ -335,7 +356,7 @@ impl Service {
     }
 
     fn wait_to_attach(&mut self, why: &str, pause: Duration) {
-        self.complain(why.to_owned());
+        self.complain(Trouble::Attach, why);
         self.login.attach_after = Some(self.clock.boot_time() + pause);
         if let Some(sender) = self.daemon.sender().cloned() {
             self.daemon = DaemonState::Spent(sender);

@@ -74,7 +74,7 @@ impl Service {
     }
 
     fn handle_status_wanted(&mut self, reply: oneshot::Sender<StatusView>) {
-        if self.daemon.sender().is_none() {
+        if !self.daemon.takes_questions() {
             let _ = reply.send(self.status(&[]));
             return;
         }

@@ -6,10 +6,10 @@ use portlatch_protocol::attach::ToDaemon;
 use portlatch_protocol::refusal::RefusalReason;
 use tokio_util::sync::CancellationToken;
 
-use super::Service;
 use super::access::{Origin, Request, access_request};
 use super::tapping::{TapEnd, TapEvent, Tapping};
 use super::work::Done;
+use super::{Service, Trouble};
 use crate::broker::{Command as BrokerCommand, Ending, RequestId};
 use crate::local::Tell;
 use crate::prompt::{PromptView, Waiting};
@@ -78,6 +78,8 @@ impl Service {
     pub(super) fn handle_tap_event(&mut self, id: RequestId, event: TapEvent) {
         let Some(prompt) = self.prompt.as_mut().filter(|prompt| prompt.id == id) else { return };
         match event {
+            // Another challenge after an answer that was not accepted changes nothing of the prompt.
+            TapEvent::Challenged if prompt.stage == Stage::Shown => {}
             TapEvent::Challenged => {
                 prompt.stage = Stage::Shown;
                 let left = self.broker.open_prompt(self.clock.boot_time());
@@ -142,7 +144,7 @@ impl Service {
             Err(TapEnd::Cancelled) => {}
             Err(TapEnd::DeniedOnKey) => self.broker.handle_denied(id, now),
             Err(TapEnd::Failed(error)) => {
-                self.complain(format!("{error}."));
+                self.complain(Trouble::Control, format!("{error}."));
                 self.broker.handle_refused(id, error.refusal(), now);
                 if error.is_login_over() {
                     self.obey_broker();

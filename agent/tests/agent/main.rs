@@ -1,0 +1,11 @@
+//! The real binary against a daemon and a control that are played by the test; the software key taps.
+#![cfg(feature = "software-key")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
+    reason = "whatever is not as a test expects it fails the test"
+)]
+
+mod commands;
+mod prompts;
+mod support;

@@ -1,0 +1,170 @@
+//! What the tests of the agent stand on: the real binary, a daemon and a control that are played by the test.
+//!
+//! Control is a double here because the agent's crate does not reach the real one; the two meet in the end-to-end tests.
+
+pub(crate) mod control;
+pub(crate) mod daemon;
+
+use std::path::Path;
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::time::timeout;
+
+use self::control::Control;
+use self::daemon::{Agent, Daemon};
+
+/// Longest wait for anything: far beyond what it takes, so that a busy machine does not fail a test.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A user's machine: the agent's directory, the daemon's socket, and the cluster it talks to.
+pub(crate) struct Machine {
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) control: Control,
+    pub(crate) daemon: Daemon,
+}
+
+impl Machine {
+    /// A machine on which nobody is logged in.
+    pub(crate) async fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let daemon = Daemon::listen(&directory.path().join("daemon.sock"));
+        Self { control: Control::start().await, daemon, directory }
+    }
+
+    /// A machine whose user is enrolled and logged in.
+    pub(crate) async fn logged_in() -> Self {
+        let machine = Self::new().await;
+        let login = machine.login(&["--enrol", "token", "--software-key", "auto"]).await;
+        assert!(login.status.success(), "{}", String::from_utf8_lossy(&login.stderr));
+        machine
+    }
+
+    /// A machine whose user is logged in, and whose agent is attached.
+    pub(crate) async fn attached(mode: &str) -> (Self, Person, Agent) {
+        let machine = Self::logged_in().await;
+        let person = machine.start(&["agent", "--software-key", mode]);
+        let mut agent = machine.daemon.accept().await;
+        agent.attach(&machine.control).await;
+        (machine, person, agent)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portlatch"));
+        command
+            .args(arguments)
+            .env("PORTLATCH_HOME", self.home())
+            .env("PORTLATCH_SOCKET", self.directory.path().join("daemon.sock"))
+            .env("PORTLATCH_CLOCK_OFFSET", self.offset_file())
+            .env_remove("NO_COLOR")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        command
+    }
+
+    pub(crate) fn home(&self) -> std::path::PathBuf {
+        self.directory.path().join("home")
+    }
+
+    fn offset_file(&self) -> std::path::PathBuf {
+        self.directory.path().join("offset")
+    }
+
+    /// Runs `portlatch login` against the control of this machine with a password and its pin.
+    pub(crate) async fn login(&self, more: &[&str]) -> Output {
+        let (address, pin) = (self.control.address(), self.control.pin());
+        let mut arguments = vec!["login", "--proxy", &address, "--user", "jerry", "--password-stdin"];
+        if !more.contains(&"--ca-pin") && !more.contains(&"--without-pin") {
+            arguments.extend(["--ca-pin", &pin]);
+        }
+        arguments.extend(more.iter().filter(|argument| **argument != "--without-pin"));
+        self.run_with_input(&arguments, "correct horse\n").await
+    }
+
+    /// Runs a command to its end.
+    pub(crate) async fn run(&self, arguments: &[&str]) -> Output {
+        self.run_with_input(arguments, "").await
+    }
+
+    async fn run_with_input(&self, arguments: &[&str], input: &str) -> Output {
+        let mut child = self.command(arguments).spawn().unwrap();
+        // A command that ends before it reads is no fault of the input.
+        let _ = child.stdin.take().unwrap().write_all(input.as_bytes()).await;
+        timeout(PATIENCE, child.wait_with_output()).await.expect("the command ended").unwrap()
+    }
+
+    /// Starts a command that goes on.
+    pub(crate) fn start(&self, arguments: &[&str]) -> Person {
+        let mut child = self.command(arguments).spawn().unwrap();
+        let stdin = child.stdin.take().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Person { child, stdin, lines }
+    }
+
+    /// Moves the clock of a process that this machine started.
+    #[cfg(feature = "test-clock")]
+    pub(crate) fn move_clock(&self, person: &Person, seconds: u64) {
+        std::fs::write(self.offset_file(), seconds.to_string()).unwrap();
+        let pid = rustix::process::Pid::from_raw(person.pid().cast_signed()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::USR1).unwrap();
+    }
+
+    /// `portlatch status --json`.
+    pub(crate) async fn status(&self) -> serde_json::Value {
+        let output = self.run(&["status", "--json"]).await;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+}
+
+/// A command that runs, and the person at its terminal.
+pub(crate) struct Person {
+    child: Child,
+    stdin: ChildStdin,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Person {
+    /// Reads lines until one has this in it, and returns it.
+    pub(crate) async fn sees(&mut self, text: &str) -> String {
+        let seen = async {
+            loop {
+                let line = self.lines.next_line().await.unwrap().expect("the command goes on");
+                if line.contains(text) {
+                    return line;
+                }
+            }
+        };
+        timeout(PATIENCE, seen).await.unwrap_or_else(|_| panic!("{text:?} was not shown"))
+    }
+
+    /// Types a line.
+    pub(crate) async fn types(&mut self, line: &str) {
+        self.stdin.write_all(format!("{line}\n").as_bytes()).await.unwrap();
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
+    /// Waits for the end.
+    pub(crate) async fn ends(mut self) -> Output {
+        // Its input stays open: a person does not go away.
+        let stdin = self.stdin;
+        self.child.stdout = Some(self.lines.into_inner().into_inner());
+        let output =
+            timeout(PATIENCE, self.child.wait_with_output()).await.expect("the command ended").unwrap();
+        drop(stdin);
+        output
+    }
+}
+
+/// The inode of a socket of this process.
+pub(crate) fn inode(socket: &impl std::os::fd::AsRawFd) -> u64 {
+    let link = std::fs::read_link(Path::new("/proc/self/fd").join(socket.as_raw_fd().to_string())).unwrap();
+    link.to_str().unwrap().trim_start_matches("socket:[").trim_end_matches(']').parse().unwrap()
+}
