@@ -1,4 +1,6 @@
-//! The log: to standard error, where the service manager keeps it.
+//! The log: to standard error, where the service manager keeps it. In colour only for a person at a terminal.
+
+use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
 
@@ -9,5 +11,7 @@ const VARIABLE: &str = "PORTLATCH_LOG";
 /// Starts logging.
 pub(crate) fn start() {
     let filter = EnvFilter::try_from_env(VARIABLE).unwrap_or_else(|_| EnvFilter::new(DEFAULT));
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let is_colourful = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let _ = log.with_ansi(is_colourful).try_init();
 }
