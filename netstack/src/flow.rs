@@ -246,11 +246,14 @@ impl Flow {
         self.may_write() && room >= socket.send_capacity().div_ceil(WRITABLE_SHARE)
     }
 
-    /// Says our FIN, if it is wanted and can be said. smoltcp loses a FIN that is asked for before the handshake is
-    /// done.
+    /// Says our FIN, if it is wanted and can be said. To be called again after each segment.
+    ///
+    /// smoltcp loses a FIN that is asked for before the handshake is done. And in LAST-ACK it hears no more of the
+    /// program's window, so that what the window has no room for must be sent before.
     pub(crate) fn close_when_finished(&mut self) {
-        let socket = self.socket_mut();
-        if socket.may_send() && self.is_finished {
+        let socket = self.socket();
+        let has_room = socket.state() != State::CloseWait || socket.send_queue() <= self.window.room();
+        if self.is_finished && socket.may_send() && has_room {
             self.socket_mut().close();
         }
     }

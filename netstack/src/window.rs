@@ -22,8 +22,9 @@ pub(crate) struct Window {
     scale: u8,
     /// The edge that smoltcp remembers to have announced.
     announced: u32,
-    /// The edge up to which the program lets us send.
+    /// The edge up to which the program lets us send, and how far that is from what it has acknowledged.
     allowed: u32,
+    room: u32,
     /// The window of the last packet.
     pub(crate) last: u16,
 }
@@ -34,13 +35,19 @@ impl Window {
         let bits = usize::BITS - capacity.leading_zeros();
         let own_scale = offered_scale.map_or(0, |_| bits.saturating_sub(16) as u8);
         let scale = offered_scale.unwrap_or(0).min(LARGEST_SCALE);
-        Window { own_scale, scale, announced: 0, allowed: 0, last: 0 }
+        Window { own_scale, scale, announced: 0, allowed: 0, room: 0, last: 0 }
     }
 
     /// A segment of the program arrived.
     pub(crate) fn hear(&mut self, segment: &Segment) {
         let scale = if segment.has(SYN) { 0 } else { self.scale };
-        self.allowed = segment.acknowledgement.wrapping_add(u32::from(segment.window) << scale);
+        self.room = u32::from(segment.window) << scale;
+        self.allowed = segment.acknowledgement.wrapping_add(self.room);
+    }
+
+    /// How many bytes the program has room for, counted from what it has acknowledged.
+    pub(crate) fn room(&self) -> usize {
+        self.room as usize
     }
 
     /// The window to send with a segment of smoltcp's.
