@@ -106,7 +106,8 @@ pub(crate) enum KeyError {
     /// The key holds a credential of this user already.
     #[error("this security key is enrolled already: log in with your password instead, or use another key")]
     AlreadyEnrolled,
-    /// The key holds no credential of this user.
+    /// The key holds no credential of this user. (A USB key that has none is waited past: another may be plugged in.)
+    #[cfg(feature = "software-key")]
     #[error("this security key is not enrolled for you: use the one that you enrolled")]
     NotEnrolled,
     /// The person refused on the key itself.
@@ -119,6 +120,7 @@ pub(crate) enum KeyError {
     #[error("the security key does not answer properly ({0}): take it out, put it in and try again")]
     Broken(String),
     /// The software key's file cannot be used.
+    #[cfg(feature = "software-key")]
     #[error("the software key cannot be used: {0}")]
     Software(String),
 }

@@ -30,6 +30,7 @@ use crate::status::{Refusals, StatusView};
 
 mod access;
 mod attach;
+mod login;
 mod people;
 mod prompting;
 mod server;
@@ -37,7 +38,8 @@ mod tapping;
 mod work;
 
 use access::Request;
-use attach::{DaemonState, LoginState};
+use attach::DaemonState;
+use login::LoginState;
 pub(crate) use people::Command;
 use prompting::OpenPrompt;
 pub(crate) use server::Server;

@@ -1,0 +1,165 @@
+//! The login as the service has it: read from its files when they change, ended when its time or control says so, and
+//! the catalogue of what it may reach.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use portlatch_clock::BootTime;
+use portlatch_protocol::api::Catalogue;
+use portlatch_protocol::attach::{CertificateBytes, ToDaemon};
+use portlatch_protocol::names::Id;
+use tokio_util::sync::CancellationToken;
+
+use super::attach::DaemonState;
+use super::work::Done;
+use super::{Service, Trouble};
+use crate::control::{ApiError, Control, SharedControl};
+use crate::login::{self, LoginFile};
+
+/// Pause before control is asked for the catalogue again after an error.
+const CATALOGUE_AGAIN: Duration = Duration::from_secs(1);
+
+/// What identifies one content of the login's file.
+type Stamp = (u64, i64, i64);
+
+/// Who is logged in.
+#[derive(Debug, Default)]
+pub(super) struct LoginState {
+    pub(super) active: Option<ActiveLogin>,
+    /// After a failed attach the next one waits until then, on whichever link.
+    pub(super) attach_after: Option<BootTime>,
+    stamp: Option<Stamp>,
+    has_looked: bool,
+}
+
+/// A login that serves.
+#[derive(Debug)]
+pub(super) struct ActiveLogin {
+    pub(super) file: LoginFile,
+    pub(super) control: SharedControl,
+    pub(super) ca: CertificateBytes,
+    pub(super) number: u64,
+    cancel: CancellationToken,
+}
+
+impl Service {
+    /// Looks whether there is another login than before, or none.
+    pub(super) fn handle_login_files(&mut self) {
+        let stamp = std::fs::metadata(self.files.state("login.json"));
+        let stamp = stamp.ok().map(|file| (file.ino(), file.mtime(), file.mtime_nsec()));
+        if self.login.has_looked && stamp == self.login.stamp {
+            return;
+        }
+        let is_first_look = !std::mem::replace(&mut self.login.has_looked, true);
+        self.login.stamp = stamp;
+        let login = login::read(&self.files);
+        self.detach();
+        self.login.attach_after = None;
+        match login {
+            Ok(Some(login)) => self.begin_login(&login),
+            Ok(None) if is_first_look => self.note("Nobody is logged in: run `portlatch login`."),
+            Ok(None) => self.note("Logged out: run `portlatch login` to log in again."),
+            Err(error) => self.complain(Trouble::Files, format!("{error}.")),
+        }
+    }
+
+    fn begin_login(&mut self, login: &login::Login) {
+        if login.file.time_left(self.clock.time_of_day()).is_none() {
+            return self.note("Your login has ended: run `portlatch login`.");
+        }
+        let control = match Control::for_login(login, &self.clock) {
+            Ok(control) => Arc::new(control),
+            Err(error) => return self.complain(Trouble::Files, format!("{error}.")),
+        };
+        let number = self.next_number();
+        self.login.active = Some(ActiveLogin {
+            file: login.file.clone(),
+            control,
+            ca: CertificateBytes(login.ca.to_vec()),
+            number,
+            cancel: CancellationToken::new(),
+        });
+        self.note(format!("Logged in to {} as {}.", login.file.cluster, login.file.user));
+        self.poll_catalogue(Duration::ZERO);
+    }
+
+    /// Takes the login back from the daemon and forgets what it could reach.
+    pub(super) fn detach(&mut self) {
+        let Some(active) = self.login.active.take() else { return };
+        active.cancel.cancel();
+        self.catalogue = None;
+        if matches!(self.daemon, DaemonState::Attaching(..) | DaemonState::Attached(..)) {
+            self.send(ToDaemon::Detach);
+            // What was sent still goes out; then the link is begun anew for the next login.
+            self.handle_daemon_gone();
+        }
+    }
+
+    /// The login is over, though its files are still there.
+    pub(super) fn end_login(&mut self, why: &str) {
+        if self.login.active.is_none() {
+            return;
+        }
+        self.detach();
+        self.note(why);
+    }
+
+    pub(super) fn end_expired_login(&mut self) {
+        let now = self.clock.time_of_day();
+        if self.login.active.as_ref().is_some_and(|active| active.file.time_left(now).is_none()) {
+            self.end_login("Your login has ended: run `portlatch login`.");
+        }
+    }
+
+    fn poll_catalogue(&mut self, pause: Duration) {
+        let Some(active) = &self.login.active else { return };
+        let (control, login, cancel) = (active.control.clone(), active.number, active.cancel.clone());
+        let after = self.catalogue.as_ref().map(|catalogue| catalogue.revision);
+        self.tasks.spawn(async move {
+            let poll = async {
+                tokio::time::sleep(pause).await;
+                control.catalogue(after).await
+            };
+            let result = cancel.run_until_cancelled(poll).await;
+            Done::Catalogue { login, result: result.unwrap_or(Ok(None)) }
+        });
+    }
+
+    pub(super) fn handle_catalogue(&mut self, login: u64, result: Result<Option<Catalogue>, ApiError>) {
+        if !self.is_current(login) {
+            return;
+        }
+        match result {
+            Ok(Some(catalogue)) => {
+                self.settle(Trouble::Control);
+                self.catalogue = Some(Arc::new(catalogue));
+                if matches!(self.daemon, DaemonState::Attached(..)) {
+                    self.send_catalogue();
+                }
+                self.offer_login();
+                self.poll_catalogue(Duration::ZERO);
+            }
+            Ok(None) => {
+                self.settle(Trouble::Control);
+                self.poll_catalogue(Duration::ZERO);
+            }
+            Err(error) if error.is_login_over() => {
+                self.end_login(&format!("Your login has ended ({error}): run `portlatch login`."));
+            }
+            Err(error) => {
+                self.complain(Trouble::Control, format!("{error}."));
+                self.poll_catalogue(CATALOGUE_AGAIN);
+            }
+        }
+    }
+
+    pub(super) fn is_current(&self, login: u64) -> bool {
+        self.login.active.as_ref().is_some_and(|active| active.number == login)
+    }
+
+    /// The login's identifier, for the member that the key signs.
+    pub(super) fn login_id(&self) -> Option<&Id> {
+        self.login.active.as_ref().map(|active| &active.file.login)
+    }
+}
