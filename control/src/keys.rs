@@ -256,6 +256,23 @@ mod tests {
     }
 
     #[test]
+    fn what_the_reopened_ca_signs_descends_from_the_certificate_that_clients_pin() {
+        use portlatch_protocol::tls::Authority;
+        let (dir, made) = created();
+        let opened = Keys::open(dir.path()).unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        let uri = "portlatch://proxy.example.com/proxy/main";
+        params.subject_alt_names = vec![rcgen::SanType::URI(uri.try_into().unwrap())];
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+        let leaf = params.signed_by(&generate().unwrap(), opened.ca()).unwrap();
+        let now =
+            rustls::pki_types::UnixTime::since_unix_epoch(std::time::Duration::from_secs(1_800_000_000));
+        let authority = Authority::new(cluster(), std::slice::from_ref(made.ca_der())).unwrap();
+        let identity = authority.identify(leaf.der(), &[], webpki::KeyUsage::server_auth(), now).unwrap();
+        assert_eq!(identity.to_string(), uri);
+    }
+
+    #[test]
     fn every_file_is_its_owners_alone() {
         let (dir, _) = created();
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;

@@ -157,6 +157,9 @@ const OPTIONS: Shape = Shape {
         ("create_db_user_mode", Tolerance::Any),
         ("create_desktop_user", Tolerance::Any),
         ("enhanced_recording", Tolerance::Any),
+        ("permit_x11_forwarding", Tolerance::Any),
+        ("idp", Tolerance::Any),
+        ("create_host_user", Tolerance::No),
         ("port_forwarding", Tolerance::Yes),
         ("ssh_file_copy", Tolerance::Yes),
         ("desktop_clipboard", Tolerance::Yes),
@@ -166,6 +169,14 @@ const OPTIONS: Shape = Shape {
         // It would give more; what is not there is not given.
         ("cross_device", Tolerance::Any),
         ("pin_source_ip", Tolerance::No),
+        ("record_session", Tolerance::Empty),
+        ("device_trust_mode", Tolerance::Empty),
+        ("lock", Tolerance::Empty),
+        ("max_sessions", Tolerance::Empty),
+        ("max_kubernetes_connections", Tolerance::Empty),
+        ("request_access", Tolerance::Empty),
+        ("request_prompt", Tolerance::Empty),
+        ("ssh_port_forwarding", Tolerance::Empty),
     ],
 };
 

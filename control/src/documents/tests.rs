@@ -164,6 +164,33 @@ fn the_guide_s_documents_are_accepted_as_they_stand() {
 }
 
 #[test]
+fn an_unknown_field_that_is_like_no_other_lists_what_there_is() {
+    assert_eq!(
+        faults("kind: vnet_config\nspec: {colour: red}\n"),
+        ["a.yaml:2:8: unknown field `colour` in spec: there are custom_dns_zones"]
+    );
+}
+
+#[test]
+fn older_and_fuller_documents_of_teleport_s_are_understood() {
+    let factors = |second_factor: &str| {
+        let yaml = format!("kind: cluster_auth_preference\nspec: {{second_factor: {second_factor}}}\n");
+        let Document::AuthPreference(preference) = one(&yaml) else { panic!() };
+        preference.allows_otp
+    };
+    assert_eq!([factors("on"), factors("webauthn")], [true, false]);
+    let role = one(
+        "kind: role\nversion: v7\nmetadata: {name: access, id: 12}\nspec:\n  allow: {app_labels: {'*': '*'}, \
+                    kubernetes_groups: [x]}\n  deny: {logins: null}\n  options: {max_session_ttl: 30h0m0s, pin_source_ip: false, \
+                    port_forwarding: true, ssh_file_copy: true, require_session_mfa: 'no', client_idle_timeout: never}\n",
+    );
+    let Document::Role(role) = role else { panic!() };
+    assert_eq!(role.options.max_session_ttl, Some(Duration::from_secs(30 * 3600)));
+    assert!(!role.options.require_session_mfa);
+    assert!(role.allow.covers(ResourceKind::App, &Default::default()));
+}
+
+#[test]
 fn text_that_is_no_yaml_is_a_fault_and_what_stood_before_it_is_checked_too() {
     let found = faults("kind: dbb\nspec: {}\n---\nkind: [db\nspec: }\n");
     assert_eq!(found.len(), 2, "{found:?}");
