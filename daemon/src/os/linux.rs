@@ -4,6 +4,7 @@ mod cleanup;
 pub mod name_service;
 mod netlink;
 mod network;
+mod network_watch;
 mod nftables;
 mod resolv_conf_file;
 mod resolved;

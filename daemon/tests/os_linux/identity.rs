@@ -136,6 +136,27 @@ fn an_answered_or_abandoned_connection_gives_no_identity() {
 }
 
 #[test]
+fn a_socket_that_is_bound_to_the_tun_is_found_by_its_number() {
+    on_a_machine_of_its_own("identity::a_socket_that_is_bound_to_the_tun_is_found_by_its_number", || async {
+        let machine = Machine::new().await;
+        let to = server(5, 80);
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).expect("a socket");
+        socket.bind_device(Some(machine.tun.name().as_bytes())).expect("root may");
+        socket.set_nonblocking(true).expect("set");
+        let _ = socket.connect(&to.into());
+        let syn = machine.segment().await;
+        let mut owners = SocketOwners::open().expect("sock_diag");
+        let owner = owners.owner_of_syn(syn.source, syn.destination, machine.plan.ifindex).expect("asked");
+        assert_eq!(owner.map(|owner| owner.uid), Some(0));
+        assert_eq!(
+            owners.owner_of_syn(syn.source, syn.destination, 0).expect("asked"),
+            None,
+            "the number is needed"
+        );
+    });
+}
+
+#[test]
 fn the_look_up_is_quick_with_many_sockets_open() {
     on_a_machine_of_its_own("identity::the_look_up_is_quick_with_many_sockets_open", || async {
         let machine = Machine::new().await;

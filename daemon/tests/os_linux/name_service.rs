@@ -212,6 +212,8 @@ impl Bus {
     fn restart_resolved(&mut self) {
         self.resolved.0.kill().expect("killed");
         self.resolved.0.wait().expect("gone");
+        // It would know the link's settings from here.
+        shell("rm -rf /run/systemd/resolve/netif");
         self.resolved = Self::start_resolved(&self.root);
     }
 
@@ -285,7 +287,13 @@ fn systemd_resolved_sends_us_our_zones_and_nothing_else() {
         let stop = CancellationToken::new();
         let serving = tokio::spawn(service.serve(plan_receiver, upstreams, stop.clone()));
         bus.restart_resolved();
-        std::fs::remove_dir_all("/run/systemd/resolve/netif").ok();
+        wait_until(&bus, |status| {
+            status.contains("DNS Servers: 198.18.0.2") && status.contains("~corp.internal")
+        })
+        .await;
+        // And if another program takes our part away.
+        bus.resolvectl("revert portlatch0");
+        wait_until(&bus, |status| status.contains("~corp.internal")).await;
         plans.send_modify(|plan| plan.zones.push("prod.internal".parse().expect("a zone")));
         wait_until(&bus, |status| status.contains("~prod.internal") && status.contains("~corp.internal"))
             .await;

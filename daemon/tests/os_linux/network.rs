@@ -7,6 +7,7 @@ use std::time::Duration;
 use portlatchd::os::ranges::choose;
 use portlatchd::os::{self, Findings, Ipv6State, NetworkPlan, StateDir};
 use portlatchd::tun::{Tun, TunOptions};
+use tokio_util::sync::CancellationToken;
 
 use super::lab::{Machine, next_segment, on_a_machine_of_its_own, range4, range6, server, shell};
 
@@ -174,6 +175,37 @@ fn a_range_that_others_route_is_passed_over_and_our_own_is_not() {
             assert_eq!(choose(None, None, &routes), Ok(range4()), "a black hole is nobody's range");
         },
     );
+}
+
+#[test]
+fn what_another_program_takes_away_is_put_back() {
+    on_a_machine_of_its_own("network::what_another_program_takes_away_is_put_back", || async {
+        let machine = Machine::new().await;
+        let sorted = || {
+            let mut lines: Vec<String> = picture().lines().map(str::to_owned).collect();
+            lines.sort();
+            lines
+        };
+        let whole = sorted();
+        let (plan, stop) = (machine.plan.clone(), CancellationToken::new());
+        let keeping = tokio::spawn({
+            let stop = stop.clone();
+            async move { plan.keep(stop).await }
+        });
+        for taken in [
+            "ip rule del pref 5200; ip rule del pref 5201",
+            "ip -6 rule del pref 5200",
+            "ip route flush table 5200",
+            "ip addr flush dev portlatch0",
+        ] {
+            shell(taken);
+            while sorted() != whole {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        stop.cancel();
+        keeping.await.expect("no panic").expect("kept");
+    });
 }
 
 #[test]

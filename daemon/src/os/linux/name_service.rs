@@ -22,14 +22,18 @@ use tokio_util::sync::CancellationToken;
 pub use super::resolved::ResolvedError;
 
 use super::resolv_conf_file::{ResolvConfFile, Restored};
-use super::resolved::Resolved;
+use super::resolved::{Change, Resolved};
 use crate::config::DnsMode;
 use crate::os::ranges::{Range4, Range6};
 use crate::os::{Findings, StateDir};
 
-/// How often the file is looked at, and resolved looked for. The file may be a bind mount or on an overlay, which
-/// inotify does not see; and a machine must not be without upstream servers for more than two seconds after boot.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How often the file is looked at. It may be a bind mount or on an overlay, which inotify does not see; and a machine
+/// must not be without upstream servers for more than two seconds after boot.
+const LOOK_AT_FILE: Duration = Duration::from_secs(2);
+/// How often resolved is asked whether it still knows us; it also says so when something changes.
+const ASK_RESOLVED: Duration = Duration::from_secs(30);
+/// The least between two answers to what is heard from resolved: nobody is fought faster than that.
+const PAUSE: Duration = Duration::from_secs(1);
 /// Another program that keeps writing `/etc/resolv.conf` is not fought for ever.
 const MOST_REWRITES: usize = 3;
 const REWRITE_WINDOW: Duration = Duration::from_secs(60);
@@ -194,15 +198,17 @@ impl NameService {
     }
 
     /// Waits until something may have changed that makes [`apply`](Self::apply) or [`upstreams`](Self::upstreams)
-    /// worth repeating; at most two seconds. Cancel-safe.
+    /// worth repeating; half a minute at most. Cancelled while it hears of something, that is found half a minute later.
     pub async fn changed(&mut self) {
-        let look_again = tokio::time::sleep(LOOK_EVERY);
-        match &mut self.backend {
-            Backend::Resolved(resolved) => tokio::select! {
-                () = resolved.changed() => {}
-                () = look_again => {}
+        let Backend::Resolved(resolved) = &mut self.backend else {
+            return tokio::time::sleep(LOOK_AT_FILE).await;
+        };
+        tokio::select! {
+            change = resolved.changed() => if change == Change::Servers {
+                // Most often it is the echo of our own change.
+                tokio::time::sleep(PAUSE).await;
             },
-            Backend::ResolvConf { .. } | Backend::AwaitingResolved | Backend::Off => look_again.await,
+            () = tokio::time::sleep(ASK_RESOLVED) => {}
         }
     }
 
@@ -211,6 +217,11 @@ impl NameService {
     pub async fn keep(&mut self) {
         self.find_resolved_again().await;
         let Some(plan) = self.applied.clone() else { return };
+        if let Backend::Resolved(resolved) = &self.backend
+            && matches!(resolved.knows(&plan).await, Ok(true))
+        {
+            return;
+        }
         if let Backend::ResolvConf { rewritten, rewriting } = &mut self.backend {
             if self.file.is_taken() || *rewriting == Rewriting::GivenUp {
                 return;

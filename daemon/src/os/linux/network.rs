@@ -38,6 +38,11 @@ pub(super) fn refused(step: &'static str) -> impl Fn(rtnetlink::Error) -> Networ
     move |source| NetworkError { step, source: Box::new(source) }
 }
 
+/// There is no socket to talk over.
+pub(super) fn connection_failed(error: std::io::Error) -> NetworkError {
+    refused("talk about its network")(rtnetlink::Error::NamespaceError(error.to_string()))
+}
+
 /// A connection to rtnetlink in the network namespace of the calling thread.
 pub(super) struct Connection {
     pub(super) handle: Handle,
@@ -46,10 +51,7 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn open() -> Result<Self, NetworkError> {
-        let (driver, handle, _) = rtnetlink::new_connection().map_err(|error| NetworkError {
-            step: "talk about its network",
-            source: Box::new(rtnetlink::Error::NamespaceError(error.to_string())),
-        })?;
+        let (driver, handle, _) = rtnetlink::new_connection().map_err(connection_failed)?;
         Ok(Self { handle, _driver: AbortOnDropHandle::new(tokio::spawn(driver)) })
     }
 }

@@ -43,6 +43,15 @@ pub enum ResolvedError {
     },
 }
 
+/// What was heard from the bus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    /// resolved is another process now, or gone: it may know nothing of us.
+    Restarted,
+    /// Servers or zones of some link changed, perhaps by ourselves.
+    Servers,
+}
+
 /// A connection to a running resolved.
 pub(super) struct Resolved {
     connection: Connection,
@@ -137,11 +146,26 @@ impl Resolved {
         Ok(Vec::new())
     }
 
+    /// Whether it still sends the plan's zones to the plan's servers.
+    pub(super) async fn knows(&self, plan: &NameServicePlan) -> Result<bool, ResolvedError> {
+        let link = i32::try_from(plan.ifindex).unwrap_or(0);
+        let servers: Vec<(i32, i32, Vec<u8>)> = self.property("DNS").await?;
+        let domains: Vec<(i32, String, bool)> = self.property("Domains").await?;
+        let mut wanted = plan.dns.iter().copied().map(wire_address);
+        let mut routed = plan.zones.iter().map(|zone| (link, zone.to_string(), true));
+        Ok(wanted.all(|(family, address)| servers.contains(&(link, family, address)))
+            && routed.all(|zone| domains.contains(&zone)))
+    }
+
     /// Waits until resolved was restarted or its servers changed. Cancel-safe.
-    pub(super) async fn changed(&mut self) {
-        if self.signals.next().await.is_none() {
+    pub(super) async fn changed(&mut self) -> Change {
+        let Some(Ok(signal)) = self.signals.next().await else {
             // The bus is gone: nothing more will be heard. The caller looks again from time to time.
-            std::future::pending::<()>().await;
+            return std::future::pending().await;
+        };
+        match signal.header().member().map(|member| member.as_str()) {
+            Some("NameOwnerChanged") => Change::Restarted,
+            Some(_) | None => Change::Servers,
         }
     }
 
@@ -150,7 +174,10 @@ impl Resolved {
         !self.connection.is_closed()
     }
 
-    async fn property(&self, name: &'static str) -> Result<Vec<(i32, i32, Vec<u8>)>, ResolvedError> {
+    async fn property<T>(&self, name: &'static str) -> Result<Vec<T>, ResolvedError>
+    where
+        Vec<T>: TryFrom<OwnedVariant, Error = zbus::Error>,
+    {
         let interface = Some("org.freedesktop.DBus.Properties");
         let question = (MANAGER, name);
         let asked = self.connection.call_method(Some(SERVICE), PATH, interface, "Get", &question);
