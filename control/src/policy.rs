@@ -182,12 +182,6 @@ impl World {
         self.locks.iter().find(|lock| !is_over(lock, now) && names_one_of(&lock.target, concerned))
     }
 
-    /// When the next lock ends by itself, for whoever tells the proxies.
-    pub fn next_lock_end(&self, now: TimeOfDay) -> Option<TimeOfDay> {
-        let ends = self.locks.iter().filter(|lock| !is_over(lock, now)).filter_map(ends);
-        ends.min().map(|ControlTime(millis)| TimeOfDay(millis))
-    }
-
     /// What a proxy with these labels may dial.
     pub fn proxy_resources(&self, labels: &Labels) -> Vec<ProxyResource> {
         let own = self.resources.values().filter(|placed| may_dial(&placed.document, labels));
