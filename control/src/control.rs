@@ -36,7 +36,7 @@ use crate::watch::{ClusterFacts, Watch};
 use crate::webauthn::{BadHost, RelyingParty};
 
 mod background;
-pub(crate) mod changes;
+pub mod changes;
 
 /// Control's name in its own certificate; one process on SQLite is all there is.
 const OWN_NAME: &str = "main";

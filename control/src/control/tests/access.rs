@@ -292,3 +292,33 @@ async fn without_the_audit_nothing_is_granted() {
     let now = scene.clock.time_of_day();
     assert!(scene.control.store.live_grants(now).await.unwrap().is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_grant_escapes_a_change_that_comes_at_the_same_time() {
+    let scene = Scene::new().await;
+    let person = scene.person("jerry").await;
+    let roles =
+        |roles: &str| file(&format!("kind: user\nmetadata: {{name: jerry}}\nspec: {{roles: [{roles}]}}"));
+    let mut given = 0;
+    for _ in 0..30 {
+        scene.control.apply(&roles("open"), "root").await.unwrap();
+        scene.pass(Duration::from_secs(10));
+        let asks: Vec<_> = (0..8)
+            .map(|_| {
+                let (control, login) = (scene.control.clone(), person.login.clone());
+                let request = person.request("app/wiki", 80);
+                tokio::spawn(async move {
+                    let asker = crate::grants::Asker { login: &login, address: super::scene::ADDRESS };
+                    matches!(control.ask(asker, &request).await, Ok(AccessAnswer::Granted(_)))
+                })
+            })
+            .collect();
+        scene.control.apply(&roles("tap"), "root").await.unwrap();
+        for ask in asks {
+            given += usize::from(ask.await.unwrap());
+        }
+        let live = scene.control.store.live_grants(scene.clock.time_of_day()).await.unwrap();
+        assert!(live.is_empty(), "{} grants escaped", live.len());
+    }
+    assert!(given > 0, "no grant was given before its change: nothing was raced");
+}

@@ -222,3 +222,20 @@ async fn whoever_waits_for_the_catalogue_hears_of_a_change_and_of_a_lock() {
     assert_eq!((locked.0, &locked.1["code"]), (StatusCode::FORBIDDEN, &json!("locked")));
     assert_eq!(server.get("/v1/catalogue?after=soon").await.0, StatusCode::BAD_REQUEST);
 }
+
+#[tokio::test]
+async fn a_proxy_that_comes_and_goes_changes_the_catalogue() {
+    let scene = Scene::new().await;
+    let server = Server::start(&scene).await;
+    server.enrol(&scene, "jerry", &SoftKey::new()).await;
+    let (_, before) = server.get("/v1/catalogue").await;
+    assert_eq!(before["proxies"], json!([]));
+    let address = ProxyAddress { name: "main".parse().unwrap(), host: "192.0.2.1".to_owned(), port: 443 };
+    let path = format!("/v1/catalogue?after={}", before["revision"]);
+    let (with, done) = tokio::join!(server.get(&path), scene.control.register_proxy(address, Labels::new()));
+    done.unwrap();
+    assert_eq!(with.1["proxies"][0]["host"], "192.0.2.1");
+    assert_eq!(with.1["outside"], json!(["proxy.example.com"]), "an address is no name");
+    scene.control.deregister_proxy(&"main".parse().unwrap()).await.unwrap();
+    assert_eq!(server.get("/v1/catalogue").await.1["proxies"], json!([]));
+}
