@@ -52,7 +52,7 @@ enum Command {
 /// `portlatch login`.
 #[derive(Debug, Args)]
 pub(crate) struct Login {
-    /// The cluster: HOST[:PORT] or https://HOST[:PORT]; without it the one of the last login
+    /// The cluster: `HOST[:PORT]` or `https://HOST[:PORT]`; without it the one of the last login
     #[arg(long, value_name = "URL")]
     pub(crate) proxy: Option<ClusterAddress>,
     /// The user; without it the one of the last login, or this system's
@@ -96,7 +96,7 @@ pub(crate) struct Output {
 /// `portlatch tap`.
 #[derive(Debug, Args)]
 pub(crate) struct Tap {
-    /// HOST[:PORT]; the port may be left out where the resource has only one
+    /// `HOST[:PORT]`; the port may be left out where the resource has only one
     #[arg(value_name = "HOST[:PORT]")]
     pub(crate) target: String,
 }

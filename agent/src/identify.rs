@@ -1,6 +1,5 @@
 //! Which program owns a socket: the inode that the daemon names, looked up in /proc among the processes of this user,
-//! which alone it may read. A hint for the prompt and the audit, never an authorisation: the program is what its file
-//! is called.
+//! which alone it may read. A hint for the prompt and the audit, never an authorisation.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -11,6 +10,9 @@ use crate::safe_text::safe;
 
 /// A user with very many processes is not worth more of a waiting program's time.
 const LONGEST_SEARCH: Duration = Duration::from_millis(500);
+
+/// The kernel cuts what a process is called off here (proc_pid_comm(5)).
+const LONGEST_CALLED: usize = 15;
 
 /// A program that asked for a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,13 +55,24 @@ fn has_open(pid: u32, target: &Path) -> bool {
 }
 
 fn program(pid: u32) -> Option<Program> {
-    let by_file = fs::read_link(format!("/proc/{pid}/exe")).ok();
-    let by_file = by_file.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
-    // An upgraded program's file is gone, and the kernel says so behind the name.
-    let by_file = by_file.map(|name| name.trim_end_matches(" (deleted)").to_owned());
-    let name = by_file.or_else(|| fs::read_to_string(format!("/proc/{pid}/comm")).ok())?;
-    let name = safe(name.trim());
+    let file = fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let file = file.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
+    let called = fs::read_to_string(format!("/proc/{pid}/comm")).ok();
+    let name = safe(&name(file, called.as_deref().map(str::trim_end))?);
     (!name.is_empty()).then_some(Program { name, pid })
+}
+
+/// The name by which the program was called, as far as its file bears it out (`python3` for `python3.11`): a process
+/// calls itself whatever it likes.
+fn name(file: Option<&str>, called: Option<&str>) -> Option<String> {
+    // An upgraded program's file is gone, and the kernel says so behind the name.
+    let file = file.map(|name| name.trim_end_matches(" (deleted)"));
+    let (Some(file), Some(called)) = (file, called) else { return file.or(called).map(str::to_owned) };
+    let is_whole = !called.is_empty() && called.len() < LONGEST_CALLED;
+    match is_whole && file.starts_with(called) {
+        true => Some(called.to_owned()),
+        false => Some(file.to_owned()),
+    }
 }
 
 #[cfg(test)]
@@ -76,6 +89,19 @@ mod tests {
         let owner = owner_of_socket(inode).await.unwrap();
         let own_name = std::env::current_exe().unwrap().file_name().unwrap().to_str().unwrap().to_owned();
         assert_eq!(owner, Program { name: safe(&own_name), pid: std::process::id() });
+    }
+
+    #[test]
+    fn a_program_is_called_what_its_file_bears_out() {
+        assert_eq!(name(Some("python3.11"), Some("python3")).as_deref(), Some("python3"));
+        assert_eq!(name(Some("miner"), Some("psql")).as_deref(), Some("miner"));
+        assert_eq!(
+            name(Some("a-very-long-program"), Some("a-very-long-pro")).as_deref(),
+            Some("a-very-long-program")
+        );
+        assert_eq!(name(Some("psql (deleted)"), Some("psql")).as_deref(), Some("psql"));
+        assert_eq!(name(None, Some("psql")).as_deref(), Some("psql"));
+        assert_eq!(name(None, None), None);
     }
 
     #[tokio::test]

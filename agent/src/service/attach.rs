@@ -56,6 +56,14 @@ impl DaemonState {
         }
     }
 
+    /// Whether an attach is to come or under way.
+    pub(super) const fn is_before_attach(&self) -> bool {
+        match self {
+            Self::Up(_) | Self::Attaching(..) => true,
+            Self::Down | Self::Attached(..) | Self::Spent(_) => false,
+        }
+    }
+
     /// Whether it may be asked how things are: between an offer and its certificate it waits for the one thing.
     pub(super) const fn takes_questions(&self) -> bool {
         match self {
@@ -190,6 +198,9 @@ impl Service {
         let DaemonState::Attaching(sender, Some(thumbprint)) = &self.daemon else { return };
         self.daemon = DaemonState::Attached(sender.clone(), thumbprint.clone());
         self.settle(Trouble::Attach);
+        if !self.status_wanted.is_empty() {
+            self.send(ToDaemon::StatusWanted);
+        }
         if let Some(active) = &self.login.active {
             self.note(format!("Attached: this machine now serves the names of {}.", active.file.cluster));
         }

@@ -74,17 +74,31 @@ impl Service {
     }
 
     fn handle_status_wanted(&mut self, reply: oneshot::Sender<StatusView>) {
-        if !self.daemon.takes_questions() {
+        let (is_settling, takes_questions) = (self.is_settling(), self.daemon.takes_questions());
+        if !is_settling && !takes_questions {
             let _ = reply.send(self.status(&[]));
             return;
         }
         self.status_wanted.push((reply, self.clock.boot_time() + STATUS_TIME));
-        self.send(ToDaemon::StatusWanted);
+        if !is_settling {
+            self.send(ToDaemon::StatusWanted);
+        }
+    }
+
+    /// Whether the login is about to be attached: whoever asks just then rather waits a moment than hears half of it.
+    fn is_settling(&self) -> bool {
+        self.login.active.is_some()
+            && self.login.attach_after.is_none()
+            && self.complaints.is_empty()
+            && self.daemon.is_before_attach()
     }
 
     pub(super) fn handle_status(&mut self, status: Status) {
         let grants: Vec<GrantView> = status.grants.iter().map(GrantView::from).collect();
         self.refusals.add_older(status.refusals);
+        if self.is_settling() {
+            return;
+        }
         for (reply, _) in std::mem::take(&mut self.status_wanted) {
             let _ = reply.send(self.status(&grants));
         }
