@@ -1,7 +1,8 @@
 """An ordinary program, as the tests need one: it connects by name, does one thing, and says what it saw.
 
 program.py connect HOST PORT [TIMES]      connects and closes, TIMES in a row; a JSON list of {result, ms}
-program.py at-once HOST PORT COUNT        COUNT connections at once, each a round trip through echo; JSON {result: count}
+program.py at-once HOST PORT COUNT        COUNT connections at once, each a round trip through echo, none closed before
+                                          all are made; JSON {result: count}
 program.py talk HOST PORT                 "connected", then each line of its input to echo and back; says how it ends
 program.py listen HOST PORT               "connected", then only reads; says how it ends, and after how many ms
 program.py half-close HOST PORT COUNT     sends COUNT bytes, shuts its sending side, then reads all (tally); JSON
@@ -15,6 +16,7 @@ program.py provoke HOST PORT              sends a byte, reads; says how it ends
 import errno
 import hashlib
 import json
+import resource
 import socket
 import struct
 import sys
@@ -83,13 +85,15 @@ def try_connect(host, port, times="1"):
 
 
 def at_once(host, port, count):
-    results = {}
+    results, kept = {}, []
     lock = threading.Lock()
 
     def one(number):
         text = f"number {number}\n".encode()
         try:
-            with connect(host, port) as connection, connection.makefile("rb") as lines:
+            connection = connect(host, port)
+            kept.append(connection)
+            with connection.makefile("rb") as lines:
                 connection.sendall(text)
                 result = "connected" if lines.readline() == text else "garbled"
         except OSError as error:
@@ -224,6 +228,10 @@ COMMANDS = {
     "abort": abort,
     "provoke": provoke,
 }
+
+# Many connections are many files; the usual soft limit is 1024.
+_, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 try:
     COMMANDS[sys.argv[1]](*sys.argv[2:])

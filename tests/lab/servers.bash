@@ -24,7 +24,7 @@ start_servers() {
 # from its own network. Both know no name of a resource.
 start_dns() {
     local -a names=(--keep-in-foreground --conf-file=/dev/null --no-hosts --no-resolv --pid-file= --log-queries
-        --log-facility=- --bind-interfaces --except-interface=lo --local-ttl=1 --user=root --group=root
+        --log-facility=- --bogus-priv --bind-interfaces --except-interface=lo --local-ttl=1 --user=root --group=root
         --local=/corp.internal/ --local=/example.com/
         --host-record=wiki.corp.internal,10.0.0.80
         --host-record=proxy.example.com,192.0.2.1

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use portlatch_tests::lab::{Account::Jerry, Host, Lab, LabOptions, PATIENCE, start, wait_for};
+use portlatch_tests::lab::{Account::*, Host, Lab, LabOptions, PATIENCE, start, wait_for};
 
 const SQL: &str = "select string_agg(customer, ',' order by id) || ' ' || \
                    (select ssl from pg_stat_ssl where pid = pg_backend_pid()) from invoices";
@@ -105,6 +105,22 @@ fn a_reset_travels_as_a_reset_both_ways() {
         (!told.is_empty()).then_some(told)
     });
     assert_eq!(testimony, "reset 3");
+}
+
+#[test]
+fn without_options_a_role_allows_1024_connections() {
+    let Some(lab) = start(LabOptions { logins: &[Tom], ..LabOptions::default() }) else { return };
+    let role = "
+kind: role
+version: v7
+metadata: {name: access-dev}
+spec: {allow: {app_labels: {env: dev}, db_labels: {env: dev}, node_labels: {env: dev}}}
+";
+    assert!(lab.apply(role).status.success());
+    let all = lab.program(Tom, &["at-once", "peer.corp.internal", "6432", "1100"]).finish(PATIENCE);
+    let seen = all.expect_success().json();
+    assert_eq!(seen, serde_json::json!({"connected": 1024, "refused": 76}));
+    lab.wait_for_refusal(Tom, 6432, "limit");
 }
 
 #[test]

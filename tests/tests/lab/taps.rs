@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use portlatch_tests::lab::{Account::Jerry, LabOptions, PATIENCE, Taps, start};
+use portlatch_tests::lab::record::names;
+use portlatch_tests::lab::{Account::Jerry, Host, LabOptions, PATIENCE, Taps, start, wait_for};
 
 const ECHO: [&str; 3] = ["talk", "billing-db.corp.internal", "6432"];
 /// A tap serves for five minutes; then it is over.
@@ -18,7 +19,8 @@ fn one_tap_serves_a_port_for_five_minutes_and_the_old_connection_lives_on() {
     let mut first = lab.program(Jerry, &ECHO);
     let prompt = lab.wait_for_prompt(Jerry, "billing-db", 6432);
     assert_eq!(prompt["host"], "billing-db.corp.internal");
-    assert_eq!(prompt["program"], "python3");
+    // The interpreter's file, whose name has its version.
+    assert!(prompt["program"].as_str().unwrap().starts_with("python3"), "{prompt}");
     assert_eq!(prompt["pid"], first.pid());
     assert!((1..=60).contains(&prompt["seconds_left"].as_u64().unwrap()));
     lab.tap(Jerry);
@@ -93,6 +95,42 @@ fn held_beyond_eight_seconds_a_program_is_connected_and_served_after_the_tap() {
     lab.wait_for_prompt(Jerry, "billing-db", 6432);
     lab.tap(Jerry);
     assert_eq!(program.read_line(PATIENCE), "sent before the tap");
+}
+
+#[test]
+fn a_prompt_is_seen_and_answered_in_any_terminal_that_watches() {
+    let Some(lab) = start(by_hand()) else { return };
+    let mut watch = lab.spawn(Host::User, Jerry, &["portlatch", "watch"]);
+    watch.read_line(PATIENCE);
+    let mut program = lab.program(Jerry, &ECHO);
+    let prompt = watch.read_line(PATIENCE);
+    let named = format!("pid {}", program.pid());
+    for part in
+        ["Tap your security key: billing-db (billing-db.corp.internal:6432) for python3", &named, " s left"]
+    {
+        assert!(prompt.contains(part), "{part:?} is not in {prompt:?}");
+    }
+    watch.write_line("");
+    assert_eq!(program.read_line(PATIENCE), "connected");
+}
+
+#[test]
+fn a_prompt_outlives_its_program_for_a_while_and_the_retry_needs_no_other() {
+    let Some(lab) = start(by_hand()) else { return };
+    let program = lab.program(Jerry, &ECHO);
+    lab.wait_for_prompt(Jerry, "billing-db", 6432);
+    drop(program);
+    wait_for("the agent to see it", PATIENCE, || lab.log("agent-jerry").contains("gave up").then_some(()));
+    lab.wait_for_prompt(Jerry, "billing-db", 6432);
+    lab.tap(Jerry);
+    wait_for("the grant", PATIENCE, || {
+        let status = lab.status(Jerry);
+        status["grants"].as_array()?.iter().any(|grant| names(grant, "billing-db", 6432)).then_some(())
+    });
+    let challenges = lab.count("mfa.challenge");
+    let mut retry = lab.program(Jerry, &ECHO);
+    assert_eq!(retry.read_line(PATIENCE), "connected");
+    assert_eq!(lab.count("mfa.challenge"), challenges);
 }
 
 #[test]
