@@ -186,6 +186,12 @@ impl HostPattern {
         }
     }
 
+    /// Whether `host` is how a flow to one of these names is announced: the name itself or, since all names below a
+    /// wildcard have one address, the wildcard's parent.
+    pub fn is_announced_as(&self, host: &Hostname) -> bool {
+        self.anchor() == *host || self.matches(host)
+    }
+
     /// The name below which everything matches, if this is a wildcard.
     pub fn parent(&self) -> Option<Hostname> {
         self.0.strip_prefix("*.").map(|parent| Hostname(parent.to_owned()))
@@ -445,6 +451,14 @@ mod tests {
         assert!(pattern.matches(&host("b.a.dev.corp.internal")));
         assert!(!pattern.matches(&host("dev.corp.internal")));
         assert!(!pattern.matches(&host("xdev.corp.internal")));
+    }
+
+    #[test]
+    fn a_flow_to_a_wildcards_address_is_announced_by_the_parent() {
+        let pattern: HostPattern = "*.dev.corp.internal".parse().unwrap();
+        assert!(pattern.is_announced_as(&host("dev.corp.internal")));
+        assert!(pattern.is_announced_as(&host("a.dev.corp.internal")));
+        assert!(!pattern.is_announced_as(&host("corp.internal")));
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub struct Open {
     /// The port of it.
     #[n(1)]
     pub port: u16,
-    /// The name that the program resolved; the target of a wildcard resource may depend on it.
+    /// The name whose address the program used; for a wildcard, whose names have one address, its parent.
     #[n(2)]
     pub host: Hostname,
     /// The grant, a JWT.

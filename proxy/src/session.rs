@@ -104,7 +104,7 @@ async fn admit(proxy: &Proxy, tunnel: &Tunnel, open: &Open) -> Result<Admitted, 
 
 /// Whether the resource has this port and this host name.
 fn has(resource: &ProxyResource, open: &Open) -> bool {
-    resource.ports.iter().any(|range| range.contains(open.port)) && resource.host.matches(&open.host)
+    resource.ports.iter().any(|range| range.contains(open.port)) && resource.host.is_announced_as(&open.host)
 }
 
 /// Writes a refusal to the audit. Who is refused too often loses the tunnel.
@@ -197,6 +197,7 @@ fn refusal_of_end(reason: EndReason) -> OpenRefusal {
         | EndReason::ProgramReset
         | EndReason::TunnelLost
         | EndReason::ProxyStopped
+        | EndReason::OverBudget
         | EndReason::Internal => OpenRefusal::Unavailable,
     }
 }
@@ -242,7 +243,9 @@ impl Connected {
     async fn serve(self, proxy: &Proxy, send: &mut SendStream, receive: &mut RecvStream) {
         let Self { recorded, stream, grant, _place } = self;
         let reason = match answer(send, Answer::Opened).await {
-            Ok(()) => copy::copy(proxy, &recorded.session, grant.claims(), stream, send, receive).await,
+            Ok(()) => {
+                copy::copy(proxy, recorded.session.shared(), grant.claims(), stream, send, receive).await
+            }
             Err(_) => EndReason::TunnelLost,
         };
         recorded.over(reason).await;
