@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::Service;
 use super::attach::DaemonState;
+use super::login::over;
 use super::work::Done;
 use crate::broker::{RequestId, Subject};
 use crate::control::ApiError;
@@ -133,7 +134,7 @@ impl Service {
             Err(error) => {
                 self.refuse(id, error.refusal(), Some(error.to_string()));
                 if error.is_login_over() {
-                    self.end_login(&format!("Your login has ended ({error}): run `portlatch login`."));
+                    self.end_login(&over(&error));
                 }
             }
         }
@@ -183,10 +184,13 @@ impl Service {
         let (id, now) = (RequestId(request), self.clock.boot_time());
         let Some(request) = self.requests.get_mut(&id) else { return };
         let is_queued = request.give_up_at.is_none();
-        request.waiting = match programs {
+        let waiting = match programs {
             0 => Waiting::GaveUp,
             _ => Waiting::Yes,
         };
+        if std::mem::replace(&mut request.waiting, waiting) == waiting {
+            return;
+        }
         match programs {
             0 if is_queued => self.broker.handle_abandoned(id, now),
             0 => {}

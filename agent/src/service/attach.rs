@@ -19,6 +19,7 @@ use portlatch_protocol::attach::{
 use portlatch_protocol::thumbprint::Thumbprint;
 use tokio::sync::mpsc;
 
+use super::login::over;
 use super::work::Done;
 use super::{Service, Trouble};
 use crate::control::ApiError;
@@ -53,14 +54,6 @@ impl DaemonState {
             | Self::Attaching(sender, _)
             | Self::Attached(sender, _)
             | Self::Spent(sender) => Some(sender),
-        }
-    }
-
-    /// Whether an attach is to come or under way.
-    pub(super) const fn is_before_attach(&self) -> bool {
-        match self {
-            Self::Up(_) | Self::Attaching(..) => true,
-            Self::Down | Self::Attached(..) | Self::Spent(_) => false,
         }
     }
 
@@ -131,6 +124,7 @@ impl Service {
             }
             DaemonError::Ended | DaemonError::Silent | DaemonError::NotUnderstood(_) => {}
         }
+        self.answer_status_late(self.clock.boot_time());
     }
 
     /// Asks an idle daemon how things are.
@@ -181,7 +175,7 @@ impl Service {
                 self.wait_to_attach("the server's tunnel certificate is no base64.", ATTACH_AGAIN)
             }
             Err(error) if error.is_login_over() => {
-                self.end_login(&format!("Your login has ended ({error}): run `portlatch login`."));
+                self.end_login(&over(&error));
             }
             Err(error) => self.wait_to_attach(&format!("{error}."), ATTACH_AGAIN),
         }

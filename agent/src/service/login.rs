@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portlatch_clock::BootTime;
-use portlatch_protocol::api::Catalogue;
+use portlatch_protocol::api::{Catalogue, ProblemCode};
 use portlatch_protocol::attach::{CertificateBytes, ToDaemon};
 use portlatch_protocol::names::Id;
 use tokio_util::sync::CancellationToken;
@@ -145,12 +145,20 @@ impl Service {
                 self.poll_catalogue(Duration::ZERO);
             }
             Err(error) if error.is_login_over() => {
-                self.end_login(&format!("Your login has ended ({error}): run `portlatch login`."));
+                self.end_login(&over(&error));
             }
             Err(error) => {
                 self.complain(Trouble::Control, format!("{error}."));
                 self.poll_catalogue(CATALOGUE_AGAIN);
             }
+        }
+    }
+
+    /// The login still serves, but answers to what was asked for it before are stale.
+    pub(super) fn retire_login(&mut self) {
+        let number = self.next_number();
+        if let Some(active) = &mut self.login.active {
+            active.number = number;
         }
     }
 
@@ -161,5 +169,13 @@ impl Service {
     /// The login's identifier, for the member that the key signs.
     pub(super) fn login_id(&self) -> Option<&Id> {
         self.login.active.as_ref().map(|active| &active.file.login)
+    }
+}
+
+/// What a person is told of a login that control has ended.
+pub(super) fn over(error: &ApiError) -> String {
+    match error.code() {
+        Some(ProblemCode::LoginEnded) => "Your login has ended: run `portlatch login`.".to_owned(),
+        Some(_) | None => format!("Your login has ended: {error}."),
     }
 }

@@ -11,8 +11,9 @@ use portlatch_protocol::refusal::RefusalReason;
 use portlatch_protocol::resource::Resource;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use super::Service;
+use super::attach::DaemonState;
 use super::work::Done;
+use super::{Service, Trouble};
 use crate::broker::Subject;
 use crate::control::ApiError;
 use crate::identify::{Program, owner_of_socket};
@@ -85,12 +86,16 @@ impl Service {
         }
     }
 
-    /// Whether the login is about to be attached: whoever asks just then rather waits a moment than hears half of it.
+    /// Whether the daemon or the attach is about to be there: whoever asks just then rather waits a moment than hears
+    /// half of it.
     fn is_settling(&self) -> bool {
-        self.login.active.is_some()
-            && self.login.attach_after.is_none()
-            && self.complaints.is_empty()
-            && self.daemon.is_before_attach()
+        match self.daemon {
+            DaemonState::Down => !self.complaints.contains_key(&Trouble::Daemon),
+            DaemonState::Up(_) | DaemonState::Attaching(..) => {
+                self.login.active.is_some() && self.login.attach_after.is_none() && self.complaints.is_empty()
+            }
+            DaemonState::Attached(..) | DaemonState::Spent(_) => false,
+        }
     }
 
     pub(super) fn handle_status(&mut self, status: Status) {
@@ -106,7 +111,7 @@ impl Service {
 
     /// A daemon that does not answer is left out.
     pub(super) fn answer_status_late(&mut self, now: BootTime) {
-        let is_daemon_gone = self.daemon.sender().is_none();
+        let is_daemon_gone = self.daemon.sender().is_none() && !self.is_settling();
         let wanted = std::mem::take(&mut self.status_wanted).into_iter();
         let (late, waiting): (Vec<_>, Vec<_>) =
             wanted.partition(|(_, deadline)| is_daemon_gone || *deadline <= now);
@@ -183,6 +188,8 @@ impl Service {
             return self.handle_logged_out(reply, &Ok(()));
         };
         let control = active.control.clone();
+        // What control says of this login from now on is no news.
+        self.retire_login();
         self.tasks.spawn(async move { Done::LoggedOut { reply, result: control.logout().await } });
     }
 

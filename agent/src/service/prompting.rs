@@ -7,6 +7,7 @@ use portlatch_protocol::refusal::RefusalReason;
 use tokio_util::sync::CancellationToken;
 
 use super::access::{Origin, Request, access_request};
+use super::login::over;
 use super::tapping::{TapEnd, TapEvent, Tapping};
 use super::work::Done;
 use super::{Service, Trouble};
@@ -148,7 +149,7 @@ impl Service {
                 self.broker.handle_refused(id, error.refusal(), now);
                 if error.is_login_over() {
                     self.obey_broker();
-                    self.end_login(&format!("Your login has ended ({error}): run `portlatch login`."));
+                    self.end_login(&over(&error));
                 }
             }
         }

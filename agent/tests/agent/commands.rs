@@ -245,6 +245,11 @@ async fn logout_ends_the_login_everywhere() {
     assert_eq!(machine.control.logouts(), 1);
     assert!(!machine.home().join("login.key").exists());
     person.sees("Logged out").await;
+    let status = tokio::select! {
+        status = machine.status() => status,
+        () = async { machine.daemon.accept().await.idle().await } => unreachable!(),
+    };
+    assert_eq!((&status["user"], &status["daemon"]), (&json!(null), &json!(true)));
 }
 
 #[tokio::test]

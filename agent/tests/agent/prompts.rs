@@ -72,6 +72,7 @@ async fn a_program_that_gave_up_is_served_when_it_comes_back() {
     agent.proceeds(1).await;
     agent.opens(1).await;
     person.sees("press Enter").await;
+    agent.send(ToAgent::Waiting(1, 2)).await;
     agent.send(ToAgent::Waiting(1, 0)).await;
     let line = person.sees("gave up: tap, then run it again").await;
     assert!(line.ends_with("- 15 s left"), "{line}");
