@@ -4,7 +4,7 @@
 //! that withholds its certificate keeps nobody waiting but itself.
 
 mod connection_id;
-mod transport;
+pub(crate) mod transport;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -198,5 +198,42 @@ async fn handshake(proxy: Arc<Proxy>, incoming: Incoming, underway: Underway) {
         Ok(Ok(connection)) => tunnel::serve(proxy, connection).await,
         Ok(Err(error)) => tracing::debug!(%error, %address, "no tunnel"),
         Err(_) => tracing::debug!(%address, "no tunnel: the handshake took too long"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use portlatch_clock::Clock;
+    use portlatch_protocol::identity::Subject;
+    use quinn::ConnectionError;
+
+    use super::*;
+    use crate::proxy::fixture::ca::TestCa;
+    use crate::proxy::fixture::login;
+    use crate::proxy::fixture::network::{PATIENCE, connect, new_proxy, open_endpoint};
+
+    #[tokio::test]
+    async fn peers_of_a_killed_proxy_learn_it_from_the_next_one() {
+        let (clock, _) = Clock::movable();
+        let (ca, directory) = (TestCa::new(), tempfile::tempdir().unwrap());
+        let proxy = new_proxy(directory.path(), &clock, u64::MAX);
+        // On an executor of its own, which ends as a killed process does: without a word to anybody.
+        let doomed =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let address = {
+            let _inside = doomed.enter();
+            let endpoint = open_endpoint("127.0.0.1:0".parse().unwrap(), &ca, &proxy);
+            let address = endpoint.local_addr().unwrap();
+            doomed.spawn(serve(Arc::clone(&proxy), endpoint));
+            address
+        };
+        let leaf = ca.leaf(Subject::Tunnel(login()));
+        let (_client, connection) = connect(&ca, &leaf, address).await.unwrap();
+        tokio::task::spawn_blocking(move || doomed.shutdown_timeout(PATIENCE)).await.unwrap();
+        let _next = open_endpoint(address, &ca, &proxy);
+        let (mut send, _receive) = connection.open_bi().await.unwrap();
+        send.write_all(b"anybody there?").await.unwrap();
+        let error = timeout(PATIENCE, connection.closed()).await.expect("the peer learns of it");
+        assert_eq!(error, ConnectionError::Reset);
     }
 }

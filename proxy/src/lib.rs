@@ -7,6 +7,7 @@
 //! Nothing here knows the control service: `main.rs` alone joins the two.
 
 pub mod admission;
+pub mod budget;
 pub mod certificate;
 pub mod endpoint;
 pub mod grant;

@@ -79,6 +79,15 @@ pub enum ListenerError {
     Tls(#[from] rustls::Error),
 }
 
+/// What the port shows.
+#[derive(Debug, Clone)]
+pub struct Certificates {
+    /// To agents: control's, of the cluster's CA.
+    pub api: Arc<ServerCertificate>,
+    /// To browsers.
+    pub pages: Arc<ServerCertificate>,
+}
+
 /// The TLS port, bound and not yet serving.
 #[derive(Debug)]
 pub struct Listener {
@@ -95,7 +104,7 @@ impl Listener {
     pub fn open(
         address: SocketAddr,
         authority: Authority,
-        certificate: &Arc<ServerCertificate>,
+        certificates: Certificates,
         view: &Arc<View>,
     ) -> Result<Self, ListenerError> {
         let socket = socket(address).map_err(|source| ListenerError::Socket { address, source })?;
@@ -103,8 +112,8 @@ impl Listener {
         let versions = [&rustls::version::TLS13];
         let api = builder(view).with_protocol_versions(&versions)?.with_client_cert_verifier(verifier);
         let pages = builder(view).with_safe_default_protocol_versions()?.with_no_client_auth();
-        let mut api = api.with_cert_resolver(Arc::clone(certificate) as _);
-        let mut pages = pages.with_cert_resolver(Arc::clone(certificate) as _);
+        let mut api = api.with_cert_resolver(certificates.api);
+        let mut pages = pages.with_cert_resolver(certificates.pages);
         for (config, alpn) in [(&mut api, API_ALPN), (&mut pages, HTTP_ALPN)] {
             config.alpn_protocols = vec![alpn.to_vec()];
             config.session_storage = Arc::new(NoServerSessionStorage {});

@@ -7,6 +7,7 @@ use portlatch_clock::Clock;
 use portlatch_protocol::names::ProxyName;
 use portlatch_protocol::stream::close;
 
+use crate::budget::Budget;
 use crate::limits::Limits;
 use crate::record::Recorder;
 use crate::sessions::Sessions;
@@ -29,6 +30,8 @@ pub struct Proxy {
     pub sessions: Arc<Sessions>,
     /// What each user has.
     pub limits: Arc<Limits>,
+    /// What stalled sessions hold.
+    pub budget: Budget,
     /// The audit.
     pub recorder: Recorder,
     /// Whether and how far it is stopping.
@@ -40,7 +43,8 @@ impl Proxy {
     pub fn new(name: ProxyName, clock: Clock, recorder: Recorder) -> Arc<Self> {
         let view = View::new(name.clone(), clock.clone());
         let (sessions, limits, stop) = (Arc::default(), Arc::default(), Stop::default());
-        Arc::new(Self { name, clock, view, sessions, limits, recorder, stop })
+        let budget = Budget::default();
+        Arc::new(Self { name, clock, view, sessions, limits, budget, recorder, stop })
     }
 
     /// Follows control until the proxy has ended; cuts what control's word cuts.

@@ -2,6 +2,7 @@
 
 mod adapters;
 mod own;
+mod pages;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,15 +17,17 @@ use portlatch_control::keys::Keys;
 use portlatch_protocol::resource::ProxyAddress;
 use portlatch_proxy::certificate::ServerCertificate;
 use portlatch_proxy::endpoint::{self, EndpointSettings};
-use portlatch_proxy::listener::Listener;
+use portlatch_proxy::listener::{Certificates, Listener};
 use portlatch_proxy::proxy::Proxy;
 use portlatch_proxy::record::Recorder;
 use sd_notify::NotifyState;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use self::adapters::{ControlMessages, ProxySessions, serve_api};
 use self::own::{ProxyKey, RunLock};
+use self::pages::PagesFiles;
 
 /// Half of a certificate's life: a renewal that fails has the other half to succeed.
 const RENEW_AFTER: Duration = Duration::from_secs(12 * 3600);
@@ -51,7 +54,8 @@ struct Service {
     control: Arc<Control>,
     key: ProxyKey,
     tunnels: Arc<ServerCertificate>,
-    tls: Arc<ServerCertificate>,
+    certificates: Certificates,
+    pages: Option<PagesFiles>,
     endpoint: quinn::Endpoint,
     listener: Listener,
 }
@@ -78,7 +82,12 @@ impl Service {
         let key = ProxyKey::generate().context("making the proxy's key")?;
         let (chain, control_key) = control.server_identity()?;
         let ca = chain.last().context("control's certificate has no CA beside it")?.clone();
-        let tls = ServerCertificate::new(chain, control_key)?;
+        let api = ServerCertificate::new(chain, control_key)?;
+        let (pages, shown) = match config.https_keypair.clone() {
+            Some(files) => PagesFiles::open(files).map(|(files, shown)| (Some(files), shown))?,
+            None => (None, Arc::clone(&api)),
+        };
+        let certificates = Certificates { api, pages: shown };
         let leaf = control.issue_proxy_certificate(&config.name, &key.request()?)?;
         let tunnels = ServerCertificate::new(vec![leaf, ca], key.private())?;
         let settings = EndpointSettings {
@@ -88,34 +97,41 @@ impl Service {
             reset_secret: own::reset_secret(dir)?,
         };
         let endpoint = endpoint::open(settings, Arc::clone(&proxy.view))?;
-        let listener = Listener::open(config.listen, control.authority(), &tls, &proxy.view)?;
-        Ok(Self { config, clock, spool, proxy, control, key, tunnels, tls, endpoint, listener })
+        let listener = Listener::open(config.listen, control.authority(), certificates.clone(), &proxy.view)?;
+        Ok(Self {
+            config,
+            clock,
+            spool,
+            proxy,
+            control,
+            key,
+            tunnels,
+            certificates,
+            pages,
+            endpoint,
+            listener,
+        })
     }
 
     async fn serve(self) -> anyhow::Result<()> {
-        let Self { config, clock, spool, proxy, control, key, tunnels, tls, endpoint, listener } = self;
-        let key = Arc::new(key);
+        let (proxy, control) = (Arc::clone(&self.proxy), Arc::clone(&self.control));
         let control_stop = CancellationToken::new();
         let mut control_run = tokio::spawn({
             let (control, stop) = (Arc::clone(&control), control_stop.clone());
             async move { control.run(stop).await }
         });
-        let messages = ControlMessages(control.watch(config.name.clone(), config.labels.clone()));
-        let mut tasks = JoinSet::new();
-        tasks.spawn(follow(Arc::clone(&proxy), messages));
-        tasks.spawn(listener.serve(proxy.stop.clone(), serve_api(&control)));
-        let renewal = Renewal { control: Arc::clone(&control), key: Arc::clone(&key), tunnels, tls };
-        tasks.spawn(renewal.run(Arc::clone(&proxy), clock.clone()));
-        tasks.spawn(sign_heads(Arc::clone(&spool), Arc::clone(&key), Arc::clone(&proxy), clock));
-        let mut tunnels = tokio::spawn(endpoint::serve(Arc::clone(&proxy), endpoint));
-        proxy.recorder.write(Event::new(EventKind::ProxyStart)).await?;
+        let mut tunnels = tokio::spawn(endpoint::serve(Arc::clone(&proxy), self.endpoint.clone()));
         let address = ProxyAddress {
-            name: config.name.clone(),
-            host: config.public.host.to_string(),
-            port: config.public.port,
+            name: self.config.name.clone(),
+            host: self.config.public.host.to_string(),
+            port: self.config.public.port,
         };
-        control.register_proxy(address, config.labels.clone()).await?;
-        tracing::info!(listen = %config.listen, public = %config.public.host, "serving");
+        let labels = self.config.labels.clone();
+        let (listen, public) = (self.config.listen, self.config.public.host.clone());
+        let mut tasks = self.spawn_rest();
+        proxy.recorder.write(Event::new(EventKind::ProxyStart)).await?;
+        control.register_proxy(address, labels).await?;
+        tracing::info!(%listen, %public, "serving");
         notify(&[NotifyState::Ready]);
         let ended = tokio::select! {
             ended = follow_stop(&proxy, &control) => ended,
@@ -129,15 +145,33 @@ impl Service {
         proxy.stop.draining.cancel();
         proxy.stop.ended.cancel();
         if !tunnels.is_finished() {
+            // It writes the ends of its sessions; that it panicked is in the log.
             let _ = tunnels.await;
         }
         while tasks.join_next().await.is_some() {}
         proxy.recorder.write(Event::new(EventKind::ProxyStop)).await?;
         control_stop.cancel();
-        if !control_run.is_finished() && tokio::time::timeout(CONTROL_DEADLINE, control_run).await.is_err() {
+        if !control_run.is_finished() && timeout(CONTROL_DEADLINE, control_run).await.is_err() {
             tracing::error!("control did not end in time");
         }
         ended
+    }
+
+    /// Everything beside control and the tunnels: it ends when the proxy has ended.
+    fn spawn_rest(self) -> JoinSet<()> {
+        let (proxy, key) = (self.proxy, Arc::new(self.key));
+        let messages = ControlMessages(self.control.watch(self.config.name, self.config.labels));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(follow(Arc::clone(&proxy), messages));
+        tasks.spawn(self.listener.serve(proxy.stop.clone(), serve_api(&self.control)));
+        if let Some(files) = self.pages {
+            tasks.spawn(files.follow(self.certificates.pages, proxy.stop.clone()));
+        }
+        let (tunnels, api) = (self.tunnels, self.certificates.api);
+        let renewal = Renewal { control: self.control, key: Arc::clone(&key), tunnels, api };
+        tasks.spawn(renewal.run(Arc::clone(&proxy), self.clock.clone()));
+        tasks.spawn(sign_heads(self.spool, key, proxy, self.clock));
+        tasks
     }
 }
 
@@ -188,7 +222,7 @@ struct Renewal {
     control: Arc<Control>,
     key: Arc<ProxyKey>,
     tunnels: Arc<ServerCertificate>,
-    tls: Arc<ServerCertificate>,
+    api: Arc<ServerCertificate>,
 }
 
 impl Renewal {
@@ -213,7 +247,7 @@ impl Renewal {
         let (chain, key) = self.control.server_identity()?;
         let ca = chain.last().context("control's certificate has no CA beside it")?.clone();
         let leaf = self.control.issue_proxy_certificate(&proxy.name, &self.key.request()?)?;
-        self.tls.replace(chain, key)?;
+        self.api.replace(chain, key)?;
         self.tunnels.replace(vec![leaf, ca], self.key.private())?;
         Ok(())
     }

@@ -41,6 +41,8 @@ pub enum EndReason {
     TargetRefused,
     /// The target could not be reached; no byte went to it.
     TargetUnreachable,
+    /// Stalled sessions held too much, and its user most of it.
+    OverBudget,
     /// A fault of ours ended it.
     Internal,
 }
@@ -62,6 +64,7 @@ impl EndReason {
             Self::ProxyStopped => "proxy_stopped",
             Self::TargetRefused => "target_refused",
             Self::TargetUnreachable => "target_unreachable",
+            Self::OverBudget => "over_budget",
             Self::Internal => "internal",
         }
     }
@@ -226,6 +229,13 @@ pub enum Killed {
 pub struct SessionEntry {
     table: Arc<Sessions>,
     session: Arc<LiveSession>,
+}
+
+impl SessionEntry {
+    /// The session, for whoever must reach it longer than this borrow.
+    pub const fn shared(&self) -> &Arc<LiveSession> {
+        &self.session
+    }
 }
 
 impl std::ops::Deref for SessionEntry {

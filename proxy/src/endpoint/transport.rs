@@ -12,7 +12,7 @@ const IDLE: Duration = Duration::from_secs(60);
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// What a program may send ahead of its target: a stalled session holds this much here, and no session holds more. It
 /// is 600 Mbit/s at 20 ms.
-const STREAM_WINDOW: u32 = 1536 * 1024;
+pub(crate) const STREAM_WINDOW: u32 = 1536 * 1024;
 /// The same for all streams of a tunnel: every one of them may be stalled and leave the others their speed.
 const CONNECTION_WINDOW: u64 = STREAM_WINDOW as u64 * INITIAL_STREAMS as u64;
 /// Sent and not yet acknowledged: 1 Gbit/s at 100 ms. A stalled program holds none of it, since its stream's credit is

@@ -25,9 +25,10 @@ impl Port {
         let ca = TestCa::new();
         let leaf = ca.leaf(Subject::Control("main".parse().unwrap()));
         let certificate = ServerCertificate::new(leaf.chain.clone(), leaf.key()).unwrap();
+        let certificates = Certificates { api: Arc::clone(&certificate), pages: certificate };
         let view = fixture::view(&clock);
         let any = "127.0.0.1:0".parse().unwrap();
-        let listener = Listener::open(any, ca.authority(), &certificate, &view).unwrap();
+        let listener = Listener::open(any, ca.authority(), certificates, &view).unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), Stop::default());
         let api = |peer: ApiPeer| {
             hyper::service::service_fn(move |_: Request<Incoming>| {

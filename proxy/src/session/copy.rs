@@ -4,7 +4,8 @@
 //! hands out and takes whole chunks, so bytes are copied once, between kernel and chunk.
 
 use std::io::{self, IoSlice};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -18,6 +19,8 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
 use super::reset_both;
+use crate::budget::Budget;
+use crate::endpoint::transport::STREAM_WINDOW;
 use crate::proxy::Proxy;
 use crate::sessions::{EndReason, LiveSession};
 
@@ -33,7 +36,7 @@ const IDLE_LOOKS: u32 = 8;
 /// Copies until both directions are closed, or something ends the session; leaves both sides closed accordingly.
 pub(super) async fn copy(
     proxy: &Proxy,
-    session: &LiveSession,
+    session: &Arc<LiveSession>,
     claims: &GrantClaims,
     mut target: TcpStream,
     send: &mut SendStream,
@@ -43,8 +46,8 @@ pub(super) async fn copy(
     let reason = {
         let (read, write) = target.split();
         let bytes = async {
-            tokio::try_join!(upload(receive, write, &session.bytes_in), async {
-                download(read, send, &session.bytes_out).await?;
+            tokio::try_join!(upload(receive, write, session, &proxy.budget), async {
+                download(read, send, session, &proxy.budget).await?;
                 is_finished.store(true, Ordering::Relaxed);
                 Ok(())
             })
@@ -71,17 +74,19 @@ pub(super) async fn copy(
 async fn upload(
     receive: &mut RecvStream,
     mut target: WriteHalf<'_>,
-    count: &AtomicU64,
+    session: &Arc<LiveSession>,
+    budget: &Budget,
 ) -> Result<(), EndReason> {
     let mut chunks: [Bytes; CHUNKS] = std::array::from_fn(|_| Bytes::new());
     while let Some(filled) = receive.read_chunks(&mut chunks).await.map_err(|error| program_fault(&error))? {
         let taken: usize = chunks[..filled].iter().map(Bytes::len).sum();
+        let write = write_all(&target, &mut chunks[..filled]);
         tokio::select! {
-            written = write_all(&target, &mut chunks[..filled]) => written.map_err(|_| EndReason::TargetReset)?,
+            written = budget.while_stalled(session, STREAM_WINDOW.into(), write) => written.map_err(|_| EndReason::TargetReset)?,
             // A target that takes nothing must not hide that the program has gone.
             reason = program_gone(receive) => return Err(reason),
         }
-        count.fetch_add(u64::try_from(taken).unwrap_or(0), Ordering::Relaxed);
+        session.bytes_in.fetch_add(u64::try_from(taken).unwrap_or(0), Ordering::Relaxed);
     }
     target.shutdown().await.map_err(|_| EndReason::TargetReset)
 }
@@ -118,6 +123,8 @@ fn consume(chunks: &mut [Bytes], mut written: usize) -> usize {
         if !chunk.is_empty() {
             break;
         }
+        // Even an empty chunk keeps its datagram's buffer.
+        *chunk = Bytes::new();
         used += 1;
     }
     used
@@ -143,7 +150,12 @@ const fn program_fault(error: &ReadError) -> EndReason {
 }
 
 /// From the target to the program.
-async fn download(target: ReadHalf<'_>, send: &mut SendStream, count: &AtomicU64) -> Result<(), EndReason> {
+async fn download(
+    target: ReadHalf<'_>,
+    send: &mut SendStream,
+    session: &Arc<LiveSession>,
+    budget: &Budget,
+) -> Result<(), EndReason> {
     let stopped = send.stopped();
     tokio::pin!(stopped);
     let mut buffer = BytesMut::new();
@@ -160,8 +172,10 @@ async fn download(target: ReadHalf<'_>, send: &mut SendStream, count: &AtomicU64
             // The stream ends with its last byte; that it was taken, the tunnel sees to.
             return send.finish().map_err(|_| EndReason::ProgramReset);
         }
-        send.write_chunk(buffer.split().freeze()).await.map_err(|error| stream_fault(&error))?;
-        count.fetch_add(u64::try_from(read).unwrap_or(0), Ordering::Relaxed);
+        let bytes = u64::try_from(read).unwrap_or(0);
+        let write = send.write_chunk(buffer.split().freeze());
+        budget.while_stalled(session, bytes, write).await.map_err(|error| stream_fault(&error))?;
+        session.bytes_out.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 
@@ -229,6 +243,7 @@ fn close(reason: EndReason, target: &TcpStream, send: &mut SendStream, receive: 
         | EndReason::ProxyStopped
         | EndReason::TargetRefused
         | EndReason::TargetUnreachable
+        | EndReason::OverBudget
         | EndReason::Internal => reset::SESSION_ENDED,
     };
     // A close that lingers for no time at all is a reset. A socket that is gone needs none.
