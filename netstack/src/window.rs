@@ -72,9 +72,12 @@ impl Window {
         self.last
     }
 
-    /// Whether smoltcp asks with this segment: one byte, and that behind the edge of what the program allows, or one
-    /// that it has already acknowledged (which is a keep-alive, or sent again for nothing).
+    /// Whether smoltcp asks with this segment: one byte, and that behind the edge of what the program allows (a probe),
+    /// or before what it has acknowledged (a keep-alive).
     fn is_probe(&self, segment: &Segment) -> bool {
-        segment.payload_len == 1 && self.allowed.wrapping_sub(segment.sequence) as i32 <= 0
+        let acknowledged = self.allowed.wrapping_sub(self.room);
+        let is_behind = self.allowed.wrapping_sub(segment.sequence) as i32 <= 0;
+        let is_before = segment.sequence.wrapping_sub(acknowledged) as i32 <= -1;
+        segment.payload_len == 1 && (is_behind || is_before)
     }
 }

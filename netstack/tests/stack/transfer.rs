@@ -369,6 +369,22 @@ fn a_probe_offers_no_window_that_is_forgotten() {
 }
 
 #[test]
+fn a_keep_alive_offers_no_window_that_is_forgotten() {
+    let mut lab = Lab::new();
+    let (flow, next) = lab.open(PROGRAM4, SERVER4);
+    lab.send(&Tcp::ack(PROGRAM4, SERVER4, 1_001, next).carrying(&[1; 65_475]).bytes());
+    let offered = lab.segments().pop().unwrap();
+    assert_eq!(lab.stack.read_with(flow, |_| (60_000, ())), Ok(()));
+
+    let asked = lab.pass(Duration::from_secs(1_801));
+
+    assert_eq!(asked.len(), 1);
+    let asked = Seen::read(&asked[0]);
+    assert_eq!((asked.sequence, asked.payload.len()), (next.wrapping_sub(1), 1));
+    assert_eq!((asked.acknowledgement, asked.window), (offered.acknowledgement, offered.window));
+}
+
+#[test]
 fn more_than_was_offered_is_not_taken() {
     // Only a program with a raw socket does this. It must not reach past the ring's end.
     let mut lab = Lab::new();
