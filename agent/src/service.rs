@@ -230,7 +230,7 @@ impl Service {
 
     /// Tells a trouble once, until it is another one or over.
     fn complain(&mut self, trouble: Trouble, text: impl Into<String>) {
-        let text = text.into();
+        let text = sentence(&text.into());
         if self.complaints.get(&trouble) != Some(&text) {
             self.note(text.clone());
             self.complaints.insert(trouble, text);
@@ -255,4 +255,10 @@ impl Service {
         self.counter += 1;
         self.counter
     }
+}
+
+/// An error's text, as the sentence of its own that it becomes.
+fn sentence(text: &str) -> String {
+    let mut rest = text.chars();
+    rest.next().map_or_else(String::new, |first| first.to_uppercase().chain(rest).collect())
 }

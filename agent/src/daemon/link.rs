@@ -13,9 +13,10 @@ use super::{Conversation, DaemonError, Reader, Writer};
 
 /// Messages to the daemon that wait: a catalogue of 4,096 resources in parts of 16, and some.
 const OUTGOING: usize = 512;
-/// First and longest pause before the daemon is tried again; a local connect costs nothing worth more.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// First and longest pause before the daemon is tried again: until it is found, its programs are refused, and a connect
+/// on this machine costs next to nothing.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// What happens on the link.
 #[derive(Debug)]
