@@ -4,6 +4,7 @@
 //! the TUN or nowhere, never to the default gateway. Everything else dies with the TUN.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
 use netlink_packet_route::AddressFamily;
@@ -32,6 +33,9 @@ pub struct NetworkError {
     #[source]
     pub source: Box<rtnetlink::Error>,
 }
+
+/// An address works within milliseconds; where it does not by then, it never will.
+const LONGEST_SETTLING: Duration = Duration::from_secs(2);
 
 /// Names the step in an error.
 pub(super) fn refused(step: &'static str) -> impl Fn(rtnetlink::Error) -> NetworkError {
@@ -201,7 +205,28 @@ impl NetworkPlan {
                     .map_err(refused("remove an old route of the range"))?;
             }
         }
-        Ok(())
+        self.await_own_address(handle, family).await
+    }
+
+    /// Waits until packets for our own address are taken in: the kernel makes an IPv6 address's local route a moment
+    /// after the address, in a work queue, and drops what comes before that.
+    async fn await_own_address(&self, handle: &Handle, family: &Family) -> Result<(), NetworkError> {
+        let deadline = tokio::time::Instant::now() + LONGEST_SETTLING;
+        loop {
+            let routes = dump_routes(handle, &family.version).await?;
+            let is_taken_in = |route: &RouteMessage| {
+                route.header.kind == RouteType::Local
+                    && destination_of(route) == Some((family.own_address, family.own_length))
+            };
+            if routes.iter().any(is_taken_in) {
+                return Ok(());
+            }
+            if tokio::time::Instant::now() > deadline {
+                let step = "take in packets for the interface's address";
+                return Err(refused(step)(rtnetlink::Error::RequestFailed));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     fn route(&self, family: &Family) -> RouteMessage {
