@@ -29,7 +29,10 @@ start_process() {
 # command_on HOST USER CMD...
 command_on() {
     local host=$1 user=$2 uid home=/home/$2
+    local -a settings=()
     shift 2
+    if [[ -e $LAB/clock ]]; then settings+=(PORTLATCH_CLOCK_OFFSET="$LAB/clock"); fi
+    if [[ -n ${RUST_LOG:-} ]]; then settings+=(RUST_LOG="$RUST_LOG"); fi
     case $user in
     root) uid=0 home=/run/root ;;
     jerry) uid=2001 ;;
@@ -39,8 +42,7 @@ command_on() {
     COMMAND=(nsenter --target "$(<"$LAB/pid/host-$host")" --mount --net --ipc --uts --
         setpriv --reuid "$uid" --regid "$uid" --clear-groups
         env -i --chdir="$home" HOME="$home" USER="$user" LOGNAME="$user" SHELL=/bin/bash PATH="$LAB_PATH" LANG=C.UTF-8
-        TERM="${TERM:-dumb}" XDG_RUNTIME_DIR="/run/user/$uid" PORTLATCH_CLOCK_OFFSET="$LAB/clock"
-        ${RUST_LOG:+RUST_LOG="$RUST_LOG"} "$@")
+        TERM="${TERM:-dumb}" XDG_RUNTIME_DIR="/run/user/$uid" "${settings[@]}" "$@")
 }
 
 # Runs CMD on a host as root: on_host HOST CMD...
@@ -79,8 +81,6 @@ run_on() {
 
 make_hosts() {
     local host
-    echo 0 >"$LAB/clock"
-    chmod 644 "$LAB/clock"
     for host in user proxy company; do
         start_process "host-$host" unshare --mount --net --ipc --uts --propagation private -- \
             "$LAB_FILES/host" "$host" "$LAB" "$LAB_FILES"

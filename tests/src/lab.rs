@@ -187,7 +187,7 @@ pub fn start(options: LabOptions) -> Option<Lab> {
     turn.rewind().and_then(|()| turn.set_len(0)).expect("forgetting the last lab");
     turn.write_all(made.as_os_str().as_encoded_bytes()).expect("noting this lab's name");
     let lab = Lab { directory: made, _turn: turn };
-    let mut up = vec!["up", "--dir", lab.path()];
+    let mut up = vec!["up", "--dir", lab.path(), "--movable-clock"];
     if options.resolver == Resolver::Resolved {
         up.push("--resolved");
     }
