@@ -173,7 +173,7 @@ impl Comparison {
         }
         let machine = machine();
         format!(
-            "{}, {} cores, Linux {}; {} rounds of {} s. Direct is plain TCP through a router, unencrypted; the others \
+            "{}, {} cores, Linux {}; rounds: {}, each {} s. Direct is plain TCP through a router, unencrypted; the others \
              are encrypted. Everything, servers included, runs on these cores.\n\n{}",
             text(&machine["cpu"]),
             machine["cores"],
