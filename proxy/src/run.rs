@@ -20,6 +20,7 @@ use portlatch_proxy::endpoint::{self, EndpointSettings};
 use portlatch_proxy::listener::{Certificates, Listener};
 use portlatch_proxy::proxy::Proxy;
 use portlatch_proxy::record::Recorder;
+use portlatch_proxy::stop::Signals;
 use sd_notify::NotifyState;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -41,8 +42,10 @@ const CONTROL_DEADLINE: Duration = Duration::from_secs(10);
 /// Serves until told to stop.
 pub(crate) async fn run(dir: &Path, config: ProxyConfig) -> anyhow::Result<()> {
     let _lock = RunLock::take(dir)?;
+    // Before anything is there to be stopped.
+    let signals = Signals::listen().context("listening to signals")?;
     let service = Service::open(dir, config).await?;
-    service.serve().await
+    service.serve(signals).await
 }
 
 /// All parts, open and not yet serving.
@@ -113,8 +116,9 @@ impl Service {
         })
     }
 
-    async fn serve(self) -> anyhow::Result<()> {
+    async fn serve(self, signals: Signals) -> anyhow::Result<()> {
         let (proxy, control) = (Arc::clone(&self.proxy), Arc::clone(&self.control));
+        proxy.recorder.write(Event::new(EventKind::ProxyStart)).await?;
         let control_stop = CancellationToken::new();
         let mut control_run = tokio::spawn({
             let (control, stop) = (Arc::clone(&control), control_stop.clone());
@@ -129,12 +133,11 @@ impl Service {
         let labels = self.config.labels.clone();
         let (listen, public) = (self.config.listen, self.config.public.host.clone());
         let mut tasks = self.spawn_rest();
-        proxy.recorder.write(Event::new(EventKind::ProxyStart)).await?;
         control.register_proxy(address, labels).await?;
         tracing::info!(%listen, %public, "serving");
         notify(&[NotifyState::Ready]);
         let ended = tokio::select! {
-            ended = follow_stop(&proxy, &control) => ended,
+            () = follow_stop(&proxy, &control, signals) => Ok(()),
             // Neither ends before it is told to: without the one there are no streams, without the other no decisions.
             result = &mut control_run => broken("control", result.map(|run| run.map_err(anyhow::Error::from))),
             result = &mut tunnels => match proxy.stop.ended.is_cancelled() {
@@ -197,7 +200,7 @@ async fn follow(proxy: Arc<Proxy>, messages: ControlMessages) {
 }
 
 /// Returns once a signal has stopped everything. While sessions run to their end, catalogues name this proxy no more.
-async fn follow_stop(proxy: &Proxy, control: &Control) -> anyhow::Result<()> {
+async fn follow_stop(proxy: &Proxy, control: &Control, signals: Signals) {
     let unlist = async {
         proxy.stop.draining.cancelled().await;
         tracing::info!(sessions = proxy.sessions.count(), "stopping: no new sessions");
@@ -206,8 +209,7 @@ async fn follow_stop(proxy: &Proxy, control: &Control) -> anyhow::Result<()> {
             tracing::warn!(%error, "the proxy is still listed");
         }
     };
-    let (followed, ()) = tokio::join!(proxy.stop.follow_signals(proxy.is_idle()), unlist);
-    followed.context("listening to signals")
+    tokio::join!(proxy.stop.follow_signals(signals, proxy.is_idle()), unlist);
 }
 
 /// Without a service manager there is nobody to tell.

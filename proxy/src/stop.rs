@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// How long running sessions have after the first signal (design section 11).
@@ -17,6 +17,23 @@ pub struct Stop {
     pub ended: CancellationToken,
 }
 
+/// SIGTERM and SIGINT. From the moment of listening they no longer end the process by themselves.
+#[derive(Debug)]
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Listens. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+}
+
 impl Stop {
     /// Whether new streams are refused.
     pub fn is_draining(&self) -> bool {
@@ -25,12 +42,8 @@ impl Stop {
 
     /// Follows the signals of the process: the first drains, the second ends. Returns when all has ended; `is_idle`
     /// returns once no session is left.
-    ///
-    /// # Errors
-    /// If the process cannot listen to signals.
-    pub async fn follow_signals(&self, is_idle: impl Future<Output = ()>) -> std::io::Result<()> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+    pub async fn follow_signals(&self, signals: Signals, is_idle: impl Future<Output = ()>) {
+        let Signals { mut terminate, mut interrupt } = signals;
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
@@ -45,6 +58,5 @@ impl Stop {
             () = self.ended.cancelled() => {}
         }
         self.ended.cancel();
-        Ok(())
     }
 }
