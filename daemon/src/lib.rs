@@ -4,12 +4,12 @@
 //!
 //! | step | module |
 //! |---|---|
-//! | the TUN gives packets, the netstack makes flows of them | [`worker`] |
-//! | the story of one flow, from its SYN to its last byte | [`forward`] |
-//! | whose it is, and what its address and port name | [`login`] |
+//! | the TUN gives packets, the netstack makes flows of them | `worker` |
+//! | the story of one flow, from its SYN to its last byte | `forward` |
+//! | whose it is, and what its address and port name | `login` |
 //! | is there a grant, and who asks for one | [`tracker`] |
-//! | which proxy, and the way to it | [`tunnel`] |
-//! | agents come and go | [`reception`] |
+//! | which proxy, and the way to it | `tunnel` |
+//! | agents come and go | `reception` |
 //!
 //! It never holds a user's login key, an MFA secret, or a path or command given by a user.
 

@@ -103,13 +103,18 @@ impl Login {
     }
 
     /// What this name and port are for this login.
-    pub(crate) fn place(&self, name: &HostPattern, port: u16) -> Result<Place, RefusalReason> {
+    pub(crate) fn place(&self, name: &HostPattern, port: u16) -> Result<Place, (Sight, RefusalReason)> {
         let catalogue = self.catalogue.borrow();
+        let sight = Sight { resource: None, host: name.to_string(), port };
         // The address has a name, so somebody may reach it: for this login it is the policy that says no.
-        let resources = catalogue.get(name).ok_or(RefusalReason::Policy)?;
-        let resource = resources.iter().find(|resource| resource.has_port(port));
-        let resource = Rc::clone(resource.ok_or(RefusalReason::UnknownPort)?);
-        Ok(Place { resource, host: name.anchor(), port })
+        let Some(resources) = catalogue.get(name) else { return Err((sight, RefusalReason::Policy)) };
+        match resources.iter().find(|resource| resource.has_port(port)) {
+            Some(resource) => Ok(Place { resource: Rc::clone(resource), host: name.anchor(), port }),
+            None => {
+                let resource = resources.first().map(|resource| resource.id.clone());
+                Err((Sight { resource, ..sight }, RefusalReason::UnknownPort))
+            }
+        }
     }
 
     /// A resource of this login.

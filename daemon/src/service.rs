@@ -70,6 +70,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     tasks.spawn(reception.serve());
     tasks.spawn(name_service.serve(name_plans, upstream_sender, stopping.clone()));
     tasks.spawn(feed(commands, upstreams, stopping.clone()));
+    tasks.spawn(keep(plan.clone(), stopping.clone()));
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(range = %plan.range4, "portlatchd is ready");
 
@@ -267,6 +268,14 @@ async fn feed_watchdog(commands: &mpsc::Sender<Command>) {
         }
         Ok(None) => {}
         Err(_) => tracing::error!("the worker does not turn"),
+    }
+}
+
+/// Puts back what other programs take of the range's network.
+async fn keep(plan: NetworkPlan, stopping: CancellationToken) {
+    if let Err(error) = plan.keep(stopping).await {
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(error, "what other programs take of our network configuration is not put back");
     }
 }
 

@@ -149,7 +149,7 @@ impl Worker {
         let logins = self.logins.borrow();
         let login = logins.get(&uid).ok_or_else(|| (sight(), RefusalReason::NoLogin))?;
         let Some(name) = &name else { return Err((sight(), RefusalReason::UnknownPort)) };
-        let place = login.place(name, destination.port()).map_err(|reason| (sight(), reason))?;
+        let place = login.place(name, destination.port())?;
         Ok((Rc::clone(login), place))
     }
 
