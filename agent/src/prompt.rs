@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) struct PromptView {
     /// Names it, for denying it.
     pub(crate) id: u64,
-    /// The resource, `KIND/NAME`.
+    /// The resource's name.
     pub(crate) resource: String,
     /// The host name that the program asked for.
     pub(crate) host: String,
@@ -34,8 +34,7 @@ pub(crate) enum Waiting {
 impl PromptView {
     /// The line (design section 7).
     pub(crate) fn line(&self, waiting: Waiting) -> String {
-        let Self { host, port, seconds_left, .. } = self;
-        let name = self.name();
+        let Self { resource: name, host, port, seconds_left, .. } = self;
         let program = self.program.as_deref();
         let who = match (program, self.pid) {
             (Some(program), Some(pid)) => format!("{program}, pid {pid}"),
@@ -54,11 +53,6 @@ impl PromptView {
             }
         }
     }
-
-    /// The resource's name without its kind.
-    pub(crate) fn name(&self) -> &str {
-        self.resource.split_once('/').map_or(self.resource.as_str(), |(_, name)| name)
-    }
 }
 
 #[cfg(test)]
@@ -68,7 +62,7 @@ mod tests {
     fn view(program: Option<&str>) -> PromptView {
         PromptView {
             id: 1,
-            resource: "db/billing-db".into(),
+            resource: "billing-db".into(),
             host: "billing-db.corp.internal".into(),
             port: 5432,
             program: program.map(Into::into),

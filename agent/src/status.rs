@@ -38,7 +38,7 @@ pub(crate) struct StatusView {
 /// A grant that still serves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct GrantView {
-    /// The resource, `KIND/NAME`.
+    /// The resource's name.
     pub(crate) resource: String,
     /// The port.
     pub(crate) port: u16,
@@ -82,7 +82,7 @@ impl StatusView {
 impl From<&HeldGrant> for GrantView {
     fn from(grant: &HeldGrant) -> Self {
         Self {
-            resource: grant.resource.to_string(),
+            resource: grant.resource.name.to_string(),
             port: grant.port,
             seconds_left: grant.expires_in.as_secs(),
             amr: grant.amr.iter().map(|method| safe(method)).collect(),
@@ -95,7 +95,7 @@ impl RefusalView {
     pub(crate) fn new(refusal: &Refusal, program: Option<Program>) -> Self {
         Self {
             time: rfc3339(refusal.time),
-            resource: refusal.resource.as_ref().map(ToString::to_string),
+            resource: refusal.resource.as_ref().map(|resource| resource.name.to_string()),
             host: safe(&refusal.host),
             port: refusal.port,
             pid: program.as_ref().map(|program| program.pid),
@@ -191,7 +191,7 @@ mod tests {
             daemon: true,
             prompts: vec![PromptView {
                 id: 3,
-                resource: "db/billing-db".into(),
+                resource: "billing-db".into(),
                 host: "billing-db.corp.internal".into(),
                 port: 5432,
                 program: None,
@@ -207,10 +207,10 @@ mod tests {
             json!({
                 "user": "jerry", "cluster": "proxy.example.com", "login_expires": "2027-01-15T08:00:00Z",
                 "agent": true, "daemon": true,
-                "prompts": [{"id": 3, "resource": "db/billing-db", "host": "billing-db.corp.internal", "port": 5432,
+                "prompts": [{"id": 3, "resource": "billing-db", "host": "billing-db.corp.internal", "port": 5432,
                     "program": null, "pid": null, "seconds_left": 58}],
-                "grants": [{"resource": "db/billing-db", "port": 5432, "seconds_left": 298, "amr": ["hwk", "user"]}],
-                "refusals": [{"time": "2023-11-14T22:13:20Z", "resource": "db/billing-db",
+                "grants": [{"resource": "billing-db", "port": 5432, "seconds_left": 298, "amr": ["hwk", "user"]}],
+                "refusals": [{"time": "2023-11-14T22:13:20Z", "resource": "billing-db",
                     "host": "billing-db.corp.internal", "port": 5432, "program": "psql", "pid": 4242,
                     "reason": "cool_down"}],
             })

@@ -112,7 +112,7 @@ impl Service {
         let (_, left) = self.broker.open_prompt(self.clock.boot_time())?;
         Some(PromptView {
             id: prompt.number,
-            resource: request.subject.resource.to_string(),
+            resource: request.subject.resource.name.to_string(),
             host: request.host.clone(),
             port: request.subject.port,
             program: request.program.as_ref().map(|program| program.name.clone()),

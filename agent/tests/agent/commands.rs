@@ -144,7 +144,7 @@ async fn status_shows_grants_prompts_and_refusals() {
     let prompt = &status["prompts"][0];
     assert_eq!(
         (&prompt["resource"], &prompt["port"], &prompt["pid"]),
-        (&json!("db/billing-db"), &json!(5432), &json!(pid))
+        (&json!("billing-db"), &json!(5432), &json!(pid))
     );
     let grant = &status["grants"][0];
     assert_eq!(
