@@ -9,7 +9,7 @@
 //! DIR/audit/SOURCE/00000000000000131072.jsonl  the next segment
 //! ```
 //!
-//! [`Spool`] writes, [`verify`] finds what was changed afterwards, [`Reader`] reads all sources merged by time. Shipping
+//! [`Spool`] writes, [`verify()`] finds what was changed afterwards, [`Reader`] reads all sources merged by time. Shipping
 //! records to control is not done here. Calls block on the disk and nothing here is async: a caller on an executor that
 //! wants [`Durability::Disk`] calls from a blocking thread.
 
