@@ -36,7 +36,7 @@ enum Command {
     Run,
     /// Say which cluster this machine serves, and which names it may answer (as root).
     Trust {
-        /// The cluster's address, as in https://proxy.example.com:443.
+        /// The cluster's address, as in `https://proxy.example.com:443`.
         url: String,
         /// The pin that `portlatch-proxy init` printed.
         #[arg(long)]
