@@ -6,6 +6,7 @@
 use portlatch_protocol::stream::reset;
 use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
 
+use crate::budget::{Budget, OverBudget};
 use crate::flow::{Flow, FlowReset};
 use crate::tunnel::Session;
 
@@ -13,10 +14,10 @@ use crate::tunnel::Session;
 const MAX_CHUNK: usize = 256 * 1024;
 
 /// Copies until both directions have ended, or one of them breaks.
-pub(crate) async fn both_ways(flow: &Flow, session: Session) {
+pub(crate) async fn both_ways(flow: &Flow, session: Session, budget: &Budget) {
     let Session { mut send, mut receive } = session;
     let outcome = {
-        let (upload, download) = (upload(flow, &mut send), download(flow, &mut receive));
+        let (upload, download) = (upload(flow, &mut send), download(flow, &mut receive, budget));
         tokio::select! {
             outcome = async { tokio::try_join!(upload, download) } => outcome.map(|_| ()),
             // A program that only waits may reset all the same.
@@ -30,13 +31,24 @@ pub(crate) async fn both_ways(flow: &Flow, session: Session) {
             let _ = receive.stop(VarInt::from_u32(reset::BY_PEER));
         }
         Err(Broken::Stream) => flow.reset(),
+        Err(Broken::OverBudget) => {
+            tracing::info!("a flow whose program does not read was reset: stalled flows hold all they may");
+            flow.reset();
+        }
     }
 }
 
-/// Which side broke.
+/// Which side broke, or had to go.
 enum Broken {
     Program,
     Stream,
+    OverBudget,
+}
+
+impl From<OverBudget> for Broken {
+    fn from(_: OverBudget) -> Self {
+        Self::OverBudget
+    }
 }
 
 impl From<FlowReset> for Broken {
@@ -70,9 +82,9 @@ async fn upload(flow: &Flow, send: &mut SendStream) -> Result<(), Broken> {
     }
 }
 
-async fn download(flow: &Flow, receive: &mut RecvStream) -> Result<(), Broken> {
+async fn download(flow: &Flow, receive: &mut RecvStream, budget: &Budget) -> Result<(), Broken> {
     while let Some(chunk) = receive.read_chunk(MAX_CHUNK, true).await? {
-        flow.write(chunk.bytes).await?;
+        budget.while_stalled(flow.write(chunk.bytes)).await??;
     }
     flow.finish();
     Ok(())

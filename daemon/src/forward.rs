@@ -175,7 +175,7 @@ impl Program {
         }
         tracing::debug!(waited = ?self.since.elapsed(), "opened");
         if let Side::Answered(flow) = &self.side {
-            copy::both_ways(flow, session).await;
+            copy::both_ways(flow, session, self.worker.budget()).await;
         }
         Ok(())
     }

@@ -14,6 +14,7 @@
 //! It never holds a user's login key, an MFA secret, or a path or command given by a user.
 
 pub mod addresses;
+mod budget;
 pub mod cli;
 pub mod config;
 mod copy;

@@ -18,12 +18,14 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::budget::Budget;
 use crate::flow::{HeldSyn, LocalStack, Memory};
 use crate::forward::forward;
 use crate::login::{Login, Place, Sight};
 use crate::os::sock_diag::SocketOwners;
 use crate::refusals::Refusals;
 use crate::tun::Tun;
+use crate::tunnel::credentials::STREAM_WINDOW;
 
 pub(crate) mod command;
 mod drive;
@@ -65,6 +67,7 @@ pub(crate) struct Worker {
     tasks: RefCell<JoinSet<()>>,
     flows: Cell<usize>,
     endpoint: quinn::Endpoint,
+    budget: Budget,
     clock: Clock,
 }
 
@@ -98,6 +101,7 @@ pub(crate) async fn run(
         tasks: RefCell::default(),
         flows: Cell::default(),
         endpoint: endpoint().map_err(WorkerError::Endpoint)?,
+        budget: Budget::new(STREAM_WINDOW as usize),
         clock,
     });
     let packets = drive::drive(&tun, &worker);
@@ -125,6 +129,11 @@ fn endpoint() -> std::io::Result<quinn::Endpoint> {
 impl Worker {
     pub(crate) const fn clock(&self) -> &Clock {
         &self.clock
+    }
+
+    /// What stalled flows hold.
+    pub(crate) const fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     /// Whose SYN this is: one exact look-up of the 4-tuple. `None` if no local socket in SYN_SENT has it.

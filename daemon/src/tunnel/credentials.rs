@@ -25,10 +25,11 @@ use webpki::KeyUsage;
 const IDLE: Duration = Duration::from_secs(60);
 /// Keeps NAT bindings alive and notices a dead proxy (design section 11).
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// 1 Gbit/s at 50 ms is 6.25 MB (performance.md 4.1).
-const STREAM_WINDOW: u32 = 8 * 1024 * 1024;
-/// Eight stalled flows' worth: a slow program leaves the others their speed.
-const TUNNEL_WINDOW: u32 = 64 * 1024 * 1024;
+/// What a proxy may send ahead of a program: a stalled flow holds this much, and no flow holds more. It is 800 Mbit/s at
+/// 20 ms.
+pub(crate) const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
+/// The same for every stream that a proxy allows one user: all of them may be stalled and leave the others their speed.
+const TUNNEL_WINDOW: u64 = STREAM_WINDOW as u64 * 1024;
 /// Sent and not yet acknowledged, in all.
 const SEND_WINDOW: u64 = 32 * 1024 * 1024;
 /// The first guess of the round trip: proxies are near, and quinn's 333 ms makes the first loss slow.
@@ -152,7 +153,7 @@ fn transport() -> TransportConfig {
         .keep_alive_interval(Some(KEEP_ALIVE))
         .initial_rtt(INITIAL_RTT)
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
-        .receive_window(VarInt::from_u32(TUNNEL_WINDOW))
+        .receive_window(VarInt::from_u64(TUNNEL_WINDOW).unwrap_or(VarInt::MAX))
         .send_window(SEND_WINDOW)
         // Only we open streams; and a proxy has no datagrams to send.
         .max_concurrent_bidi_streams(VarInt::from_u32(0))

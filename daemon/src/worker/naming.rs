@@ -50,6 +50,10 @@ impl NamingParts {
                 stack.insert_address(*address);
                 stack.listen_datagrams(SocketAddr::new(*address, PORT));
             }
+            for pair in table.addresses().pairs() {
+                stack.insert_address(pair.v4.into());
+                pair.v6.into_iter().for_each(|v6| stack.insert_address(v6.into()));
+            }
         });
         Naming { table, server, forwarder: Rc::new(forwarder), servers, tcp_connections: Rc::default() }
     }
