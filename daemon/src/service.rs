@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use portlatch_clock::Clock;
 use portlatch_netstack::StackConfig;
+use portlatch_protocol::names::Hostname;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -119,6 +120,7 @@ impl Machine {
             // IPv4 alone: a machine may have its IPv6 switched off or led elsewhere at any time.
             dns: vec![plan.range4.dns_address().into()],
             zones: trusted_zones(trust).into_iter().map(|zone| zone.suffix).collect(),
+            reverse: reverse_zones(&plan),
             search: config.search.clone(),
         };
         if let Err(error) = name_service.apply(&naming_plan).await {
@@ -142,6 +144,11 @@ impl Machine {
 fn own_addresses(plan: &NetworkPlan) -> Vec<IpAddr> {
     let v6 = plan.range6.map(|range| IpAddr::V6(range.own_address()));
     std::iter::once(IpAddr::V4(plan.range4.own_address())).chain(v6).collect()
+}
+
+fn reverse_zones(plan: &NetworkPlan) -> Vec<Hostname> {
+    let v6 = plan.range6.map(|range| range.reverse_zone());
+    plan.range4.reverse_zones().into_iter().chain(v6).collect()
 }
 
 /// Connections that lost their daemon would hang for ever in a read.

@@ -60,15 +60,16 @@ impl OpenError {
     pub(crate) const fn reason(self) -> RefusalReason {
         match self {
             Self::NoProxy | Self::Refused(OpenRefusal::Unavailable) => RefusalReason::NoProxy,
-            Self::Refused(OpenRefusal::BadGrant | OpenRefusal::GrantEnded | OpenRefusal::UnknownResource) => {
-                RefusalReason::Policy
-            }
+            Self::Refused(
+                OpenRefusal::BadGrant
+                | OpenRefusal::GrantEnded
+                | OpenRefusal::UnknownResource
+                | OpenRefusal::ForbiddenTarget,
+            ) => RefusalReason::Policy,
             Self::Refused(OpenRefusal::Locked) => RefusalReason::Locked,
             Self::Refused(OpenRefusal::Limit) => RefusalReason::Limit,
             Self::Refused(OpenRefusal::TargetRefused) => RefusalReason::TargetRefused,
-            Self::Refused(OpenRefusal::TargetUnreachable | OpenRefusal::ForbiddenTarget) => {
-                RefusalReason::TargetUnreachable
-            }
+            Self::Refused(OpenRefusal::TargetUnreachable) => RefusalReason::TargetUnreachable,
         }
     }
 }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use portlatch_protocol::names::Hostname;
+
 /// Tried in this order. RFC 2544's benchmark range: routed by nobody, and unlike 100.64.0.0/10 not in use by other
 /// products of this kind.
 const CANDIDATES: [Range4; 2] = [Range4::slash_16([198, 18]), Range4::slash_16([198, 19])];
@@ -94,6 +96,23 @@ impl Range4 {
         self.prefix_length
     }
 
+    /// The zones that addresses of the range are looked up in (RFC 1035 section 3.5): one, or several where the prefix
+    /// does not end at a dot.
+    pub fn reverse_zones(&self) -> Vec<Hostname> {
+        let octets = usize::from(self.prefix_length.div_ceil(8));
+        let block = 1_u32 << (32 - 8 * octets);
+        let last = self.network.to_bits() | !mask4(self.prefix_length);
+        (self.network.to_bits()..=last)
+            .step_by(block as usize)
+            .map(|first| {
+                let first = first.to_be_bytes();
+                let labels: Vec<String> = first[..octets].iter().rev().map(u8::to_string).collect();
+                let zone = format!("{}.in-addr.arpa", labels.join("."));
+                zone.parse().expect("numbers and dots make a name")
+            })
+            .collect()
+    }
+
     /// The TUN's own address: the source of what local programs send into the range.
     pub fn own_address(&self) -> Ipv4Addr {
         Ipv4Addr::from_bits(self.network.to_bits() + 1)
@@ -147,6 +166,14 @@ impl Range6 {
     /// How many leading bits all its addresses share: 64.
     pub fn prefix_length(&self) -> u8 {
         64
+    }
+
+    /// The zone that addresses of the range are looked up in (RFC 3596 section 2.5).
+    pub fn reverse_zone(&self) -> Hostname {
+        let nibbles =
+            self.network.octets()[..8].iter().flat_map(|octet| [octet >> 4, octet & 15]).collect::<Vec<_>>();
+        let labels: Vec<String> = nibbles.iter().rev().map(|nibble| format!("{nibble:x}")).collect();
+        format!("{}.ip6.arpa", labels.join(".")).parse().expect("digits and dots make a name")
     }
 
     /// The TUN's own address.
@@ -255,6 +282,16 @@ pub fn is_free(range: &Range4, routes: &[Destination]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_reverse_zones_are_those_of_the_range_and_no_wider() {
+        let zones = |text| range(text).reverse_zones().iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(zones("198.18.0.0/16"), ["18.198.in-addr.arpa"]);
+        assert_eq!(zones("10.4.0.0/15"), ["4.10.in-addr.arpa", "5.10.in-addr.arpa"]);
+        assert_eq!(zones("10.1.2.0/24"), ["2.1.10.in-addr.arpa"]);
+        let range6: Range6 = "fd31:fb81:48ce:16aa::/64".parse().unwrap();
+        assert_eq!(range6.reverse_zone().as_str(), "a.a.6.1.e.c.8.4.1.8.b.f.1.3.d.f.ip6.arpa");
+    }
 
     fn route(text: &str) -> Destination {
         let (network, prefix_length) = text.split_once('/').unwrap();

@@ -31,6 +31,7 @@ fn plan(ifindex: u32) -> NameServicePlan {
         ifindex,
         dns: vec![IpAddr::V4(range4().dns_address())],
         zones: vec!["corp.internal".parse().expect("a zone")],
+        reverse: vec!["18.198.in-addr.arpa".parse().expect("a zone")],
         search: Vec::new(),
     }
 }

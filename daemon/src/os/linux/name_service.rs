@@ -47,6 +47,8 @@ pub struct NameServicePlan {
     pub dns: Vec<IpAddr>,
     /// The zones whose names come to us.
     pub zones: Vec<Hostname>,
+    /// The zones of our own addresses' names: they come to us as well.
+    pub reverse: Vec<Hostname>,
     /// Zones that are tried behind short names: only what the administrator lists, since every short name is then seen
     /// by us.
     pub search: Vec<Hostname>,

@@ -107,7 +107,7 @@ impl Resolved {
         let link = i32::try_from(plan.ifindex).unwrap_or(0);
         let servers: Vec<(i32, Vec<u8>)> = plan.dns.iter().copied().map(wire_address).collect();
         // A routing domain (`~zone`) sends a zone's names here; a search domain is tried behind short names as well.
-        let routed = plan.zones.iter().map(|zone| (zone.to_string(), true));
+        let routed = plan.zones.iter().chain(&plan.reverse).map(|zone| (zone.to_string(), true));
         let searched = plan.search.iter().map(|domain| (domain.to_string(), false));
         let domains: Vec<(String, bool)> = routed.chain(searched).collect();
 
@@ -152,7 +152,7 @@ impl Resolved {
         let servers: Vec<(i32, i32, Vec<u8>)> = self.property("DNS").await?;
         let domains: Vec<(i32, String, bool)> = self.property("Domains").await?;
         let mut wanted = plan.dns.iter().copied().map(wire_address);
-        let mut routed = plan.zones.iter().map(|zone| (link, zone.to_string(), true));
+        let mut routed = plan.zones.iter().chain(&plan.reverse).map(|zone| (link, zone.to_string(), true));
         Ok(wanted.all(|(family, address)| servers.contains(&(link, family, address)))
             && routed.all(|zone| domains.contains(&zone)))
     }
