@@ -1,6 +1,6 @@
 //! What names resolve to on the user's machine.
 
-use portlatch_tests::lab::{Account::*, Host, Lab, LabOptions, PATIENCE, Resolver, start};
+use portlatch_tests::lab::{Account::*, Host, Lab, LabOptions, PATIENCE, Resolver, start, wait_for};
 
 fn resolve(lab: &Lab, database: &str, host: &str) -> Option<String> {
     let outcome = lab.run(Host::User, Jerry, &["getent", database, host]);
@@ -57,4 +57,24 @@ fn an_address_that_no_name_has_is_refused() {
     let seen = lab.program(Jerry, &["connect", "198.18.200.200", "80"]).finish(PATIENCE).json();
     assert_eq!(seen[0]["result"], "refused", "{seen}");
     lab.wait_for_refusal(Jerry, 80, "unknown_port");
+}
+
+#[test]
+fn every_name_below_a_wildcard_is_reached_and_the_name_above_them_is_not_ours() {
+    let Some(lab) = start(LabOptions::default()) else { return };
+    let document = "
+kind: app
+metadata: {name: previews, labels: {env: dev}}
+spec: {public_addr: '*.preview.corp.internal', uri: 'tcp://10.0.0.7:80'}
+";
+    assert!(lab.apply(document).status.success());
+    let expected =
+        lab.run(Host::User, Jerry, &["curl", "-sS", "http://web-dev.corp.internal/"]).expect_success().stdout;
+    for host in ["one.preview.corp.internal", "deep.below.Preview.corp.internal"] {
+        wait_for("the name", PATIENCE, || resolve(&lab, "ahostsv4", host));
+        let url = format!("http://{host}/");
+        let page = lab.run(Host::User, Jerry, &["curl", "-sS", &url]).expect_success();
+        assert_eq!(page.stdout, expected);
+    }
+    assert_eq!(resolve(&lab, "ahostsv4", "preview.corp.internal"), None);
 }
