@@ -24,7 +24,7 @@ pub(crate) enum AddressError {
     #[error("a cluster is reached by https alone: write HOST[:PORT] or https://HOST[:PORT]")]
     Scheme,
     /// Something stands behind the port.
-    #[error("an address is HOST[:PORT], without a path")]
+    #[error("an address is HOST[:PORT], without a path or another scheme")]
     Path,
     /// The port is no number.
     #[error("{0:?} is not a port: write a number from 1 to 65535")]
@@ -65,6 +65,9 @@ impl fmt::Display for ClusterAddress {
 /// # Errors
 /// [`AddressError::Port`] or [`AddressError::Host`].
 pub(crate) fn split_port(text: &str) -> Result<(Hostname, Option<u16>), AddressError> {
+    if text.contains('/') {
+        return Err(AddressError::Path);
+    }
     let Some((host, port)) = text.rsplit_once(':') else { return Ok((text.parse()?, None)) };
     let number = port.parse().ok().filter(|number| *number > 0);
     let number = number.ok_or_else(|| AddressError::Port(port.chars().take(16).collect()))?;
@@ -101,6 +104,7 @@ mod tests {
         assert!(matches!(address("proxy.example.com:https"), Err(AddressError::Port(_))));
         assert!(matches!(address(""), Err(AddressError::Host(_))));
         assert!(matches!(address("-x"), Err(AddressError::Host(_))));
+        assert!(matches!(split_port("https://web.corp.internal/"), Err(AddressError::Path)));
     }
 
     #[test]

@@ -115,6 +115,7 @@ pub(crate) fn run() -> ExitCode {
     log.with_ansi(terminal::is_coloured(&std::io::stderr())).init();
     match start(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(failure @ Failure::Unread) => failure.exit_code(),
         Err(failure) => {
             terminal::complain(&format!("portlatch: {failure}"));
             failure.exit_code()
@@ -135,7 +136,11 @@ fn start(command: Command) -> Result<(), Failure> {
     let done = runtime.block_on(async {
         let clock = Clock::system();
         match command {
-            Command::Login(login) => commands::login(&login, &files, &clock).await,
+            Command::Login(login) => tokio::select! {
+                done = commands::login(&login, &files, &clock) => done,
+                // Here, so that a question without echo gives the terminal back as it was.
+                _ = tokio::signal::ctrl_c() => Err(Failure::because("stopped: nobody was logged in")),
+            },
             Command::Agent(agent) => commands::agent(&agent, files, clock).await,
             Command::Status(output) => commands::status(&output, &files, &clock).await,
             Command::Ls(output) => commands::ls(&output, &files, &clock).await,

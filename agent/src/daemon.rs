@@ -12,6 +12,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
+use crate::safe_text::plain;
+
 mod link;
 
 pub(crate) use link::{Link, LinkEvent};
@@ -57,8 +59,18 @@ pub(crate) enum DaemonError {
     #[error("the Portlatch service is not understood")]
     NotUnderstood(#[from] FrameError),
     /// The operating system said no.
-    #[error("the socket of the Portlatch service: {0}")]
-    Io(#[from] io::Error),
+    #[error("the socket of the Portlatch service cannot be used: {}", plain(.0))]
+    Io(io::Error),
+}
+
+/// Whoever ends a conversation with words of ours unread resets it: the end is the same.
+impl From<io::Error> for DaemonError {
+    fn from(error: io::Error) -> Self {
+        match matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) {
+            true => Self::Ended,
+            false => Self::Io(error),
+        }
+    }
 }
 
 /// A conversation that has begun.
@@ -172,6 +184,6 @@ impl Writer {
     async fn send(&mut self, message: &ToDaemon) -> Result<(), DaemonError> {
         let frame = encode(message, MAX_LOCAL_FRAME)?;
         let written = tokio::time::timeout(WRITE_TIME, self.0.write_all(&frame)).await;
-        written.map_err(|_| DaemonError::Silent)?.map_err(DaemonError::Io)
+        Ok(written.map_err(|_| DaemonError::Silent)??)
     }
 }

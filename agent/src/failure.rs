@@ -6,6 +6,7 @@ use crate::control::ApiError;
 use crate::files::FilesError;
 use crate::keys::KeyError;
 use crate::local::LocalError;
+use crate::safe_text::plain;
 
 /// Why a command did not do what it was asked. The text says what happened and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +17,9 @@ pub(crate) enum Failure {
     /// The command line makes no sense.
     #[error("{0}")]
     Usage(String),
+    /// Whoever read the output has gone, as `head` does: nobody is left to tell.
+    #[error("nobody reads the output any more")]
+    Unread,
     /// Somebody said no: the policy, an administrator, or the user.
     #[error("{0}")]
     Denied(String),
@@ -30,7 +34,7 @@ impl Failure {
     /// What the shell sees (design section 7).
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Failed(_) => ExitCode::from(1),
+            Self::Failed(_) | Self::Unread => ExitCode::from(1),
             Self::Usage(_) => ExitCode::from(2),
             Self::Denied(_) => ExitCode::from(3),
         }
@@ -67,6 +71,9 @@ impl From<KeyError> for Failure {
 /// Standard output is gone (a closed pipe) or full.
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
-        Self::Failed(format!("the output cannot be written: {error}"))
+        match error.kind() == std::io::ErrorKind::BrokenPipe {
+            true => Self::Unread,
+            false => Self::Failed(format!("the output cannot be written: {}", plain(&error))),
+        }
     }
 }

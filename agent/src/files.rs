@@ -7,6 +7,8 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use crate::safe_text::plain;
+
 /// Largest file of ours that is read: certificates, keys and small documents.
 const MAX_FILE: u64 = 256 * 1024;
 const OWNER_ONLY_DIRECTORY: u32 = 0o700;
@@ -22,7 +24,7 @@ pub(crate) enum FilesError {
     #[error("{} belongs to another user: remove it, or set PORTLATCH_HOME to a directory of your own", .0.display())]
     NotOurs(PathBuf),
     /// The operating system said no.
-    #[error("{}: {source}", .path.display())]
+    #[error("{}: {}", .path.display(), plain(.source))]
     Io {
         /// The file.
         path: PathBuf,

@@ -14,7 +14,8 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::daemon::is_nobody_there;
 use crate::prompt::{PromptView, Waiting};
-use crate::status::StatusView;
+use crate::safe_text::plain;
+use crate::status::StatusReport;
 
 /// Longest line of a command.
 pub(crate) const MAX_REQUEST: u64 = 4 * 1024;
@@ -61,8 +62,8 @@ pub(crate) enum Want {
 pub(crate) enum Tell {
     /// How things are.
     Status {
-        /// As `status --json` shows it.
-        status: Box<StatusView>,
+        /// As `status --json` shows it, and what is amiss.
+        report: StatusReport,
     },
     /// What the login may reach; `None` before it is known.
     Catalogue {
@@ -130,7 +131,7 @@ pub(crate) enum LocalError {
     #[error("the agent is of another version: end it and start `portlatch agent`")]
     NotUnderstood,
     /// The operating system said no.
-    #[error("the agent's socket: {0}")]
+    #[error("the agent's socket cannot be used: {}", plain(.0))]
     Io(#[from] io::Error),
 }
 

@@ -16,6 +16,19 @@ pub(crate) fn safe_sentence(text: &str) -> String {
     cut(text, MAX_SENTENCE)
 }
 
+/// What the operating system said, without its number, which tells people nothing.
+pub(crate) fn plain(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error ").next().unwrap_or_default();
+    text.strip_prefix("failed to lookup address information: ").unwrap_or(text).to_owned()
+}
+
+/// An error's text, as the sentence of its own that it becomes.
+pub(crate) fn sentence(text: &str) -> String {
+    let mut rest = text.chars();
+    rest.next().map_or_else(String::new, |first| first.to_uppercase().chain(rest).collect())
+}
+
 fn cut(text: &str, limit: usize) -> String {
     let mut shown: String = without_escapes(text).filter(|c| is_harmless(*c)).take(limit + 1).collect();
     if shown.chars().count() > limit {
@@ -58,6 +71,14 @@ fn is_harmless(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_system_said_comes_without_its_number() {
+        let refused = std::io::Error::from_raw_os_error(rustix::io::Errno::CONNREFUSED.raw_os_error());
+        assert_eq!(plain(&refused), "Connection refused");
+        let name = "failed to lookup address information: Name or service not known";
+        assert_eq!(plain(&std::io::Error::other(name)), "Name or service not known");
+    }
 
     #[test]
     fn escape_sequences_leave_nothing_behind() {

@@ -26,7 +26,8 @@ use crate::files::Files;
 use crate::identify::Program;
 use crate::keys::Key;
 use crate::local::Tell;
-use crate::status::{Refusals, StatusView};
+use crate::safe_text::sentence;
+use crate::status::{Refusals, StatusReport};
 
 mod access;
 mod attach;
@@ -89,7 +90,7 @@ pub(crate) struct Service {
     refusals: Refusals,
     /// Whose sockets the last requests' were, for refusals that follow.
     programs: VecDeque<(u64, Program)>,
-    status_wanted: Vec<(oneshot::Sender<StatusView>, BootTime)>,
+    status_wanted: Vec<(oneshot::Sender<StatusReport>, BootTime)>,
     people: broadcast::Sender<Tell>,
     tap_events: mpsc::Sender<(RequestId, TapEvent)>,
     tasks: JoinSet<Done>,
@@ -107,7 +108,7 @@ pub(crate) struct Inbox {
 }
 
 /// What may be amiss, each told once for as long as it lasts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Trouble {
     /// The login's files.
     Files,
@@ -255,10 +256,4 @@ impl Service {
         self.counter += 1;
         self.counter
     }
-}
-
-/// An error's text, as the sentence of its own that it becomes.
-fn sentence(text: &str) -> String {
-    let mut rest = text.chars();
-    rest.next().map_or_else(String::new, |first| first.to_uppercase().chain(rest).collect())
 }

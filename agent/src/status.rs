@@ -35,6 +35,15 @@ pub(crate) struct StatusView {
     pub(crate) refusals: Vec<RefusalView>,
 }
 
+/// How things are, and for a person what is amiss.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StatusReport {
+    /// How things are.
+    pub(crate) status: Box<StatusView>,
+    /// What keeps the login from serving, a sentence each.
+    pub(crate) troubles: Vec<String>,
+}
+
 /// A grant that still serves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct GrantView {

@@ -2,11 +2,12 @@
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
-use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcgetpgrp, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr};
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
 use crate::failure::Failure;
+use crate::safe_text::plain;
 
 /// Longest line that is read from a person or a script.
 const MAX_LINE: u64 = 4 * 1024;
@@ -64,21 +65,21 @@ pub(crate) fn read_line() -> Result<Zeroizing<String>, Failure> {
     let mut line = Zeroizing::new(String::new());
     let read = io::Read::take(io::stdin().lock(), MAX_LINE).read_line(&mut line);
     match read {
-        Ok(0) => Err(Failure::because("the input ended before it had what is needed")),
+        Ok(0) => Err(Failure::because("the input ended where a line was expected")),
         Ok(_) => {
             let text = line.trim_end_matches(['\r', '\n']).len();
             line.truncate(text);
             Ok(line)
         }
-        Err(error) => Err(Failure::Failed(format!("the input cannot be read: {error}"))),
+        Err(error) => Err(Failure::Failed(format!("the input cannot be read: {}", plain(&error)))),
     }
 }
 
-/// Asks for a secret on the terminal, without echo.
+/// Asks for a secret on the terminal, without echo; whoever drops this has the echo back.
 ///
 /// # Errors
 /// A [`Failure`] where there is no terminal.
-pub(crate) fn ask_secret(question: &str) -> Result<Zeroizing<String>, Failure> {
+pub(crate) async fn ask_secret(question: &str) -> Result<Zeroizing<String>, Failure> {
     let stdin = io::stdin();
     let Ok(before) = tcgetattr(&stdin) else {
         return Err(Failure::Usage(
@@ -89,11 +90,20 @@ pub(crate) fn ask_secret(question: &str) -> Result<Zeroizing<String>, Failure> {
     silent.local_modes.remove(LocalModes::ECHO);
     write!(io::stderr().lock(), "{question}: ")?;
     tcsetattr(&stdin, OptionalActions::Flush, &silent).map_err(io::Error::from)?;
-    let line = read_line();
-    let restored = tcsetattr(&stdin, OptionalActions::Now, &before).map_err(io::Error::from);
-    complain("");
-    restored?;
-    line
+    let _echo = Echo(before);
+    let line = tokio::task::spawn_blocking(read_line).await;
+    line.unwrap_or_else(|_| Err(Failure::because("the terminal cannot be read")))
+}
+
+/// The terminal as it was before a question without echo.
+struct Echo(Termios);
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        // A terminal that has gone needs no echo.
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.0);
+        complain("");
+    }
 }
 
 /// Lines that a person types, read on a thread of their own; none where standard input is not for us: a program in the

@@ -35,7 +35,7 @@ const MAX_DEVICE: usize = 64;
 pub(crate) async fn login(options: &Login, files: &Files, clock: &Clock) -> Result<(), Failure> {
     let (address, user) = who_and_where(options, files)?;
     let trust = trust(options, files, &address)?;
-    let request = LoginRequest { user, device: device_name(), proof: first_factor(options)? };
+    let request = LoginRequest { user, device: device_name(), proof: first_factor(options).await? };
     let (key, enter) = chosen_key(options, files);
     let control = Control::before_login(&address, trust.clone(), clock)?;
     say(&format!("Connecting to {address} ..."))?;
@@ -79,21 +79,30 @@ fn trust(options: &Login, files: &Files, address: &ClusterAddress) -> Result<Tru
     })
 }
 
-fn first_factor(options: &Login) -> Result<FirstFactor, Failure> {
+async fn first_factor(options: &Login) -> Result<FirstFactor, Failure> {
     let secret = |text: Zeroizing<String>| Secret(text.to_string());
     let proof = match (&options.enrol, options.password_stdin) {
-        (None, true) => FirstFactor::Password { password: secret(terminal::read_line()?) },
-        (None, false) => FirstFactor::Password { password: secret(terminal::ask_secret("Password")?) },
-        (Some(token), true) => enrolment(token, secret(terminal::read_line()?)),
+        (None, true) => FirstFactor::Password { password: secret(given()?) },
+        (None, false) => FirstFactor::Password { password: secret(terminal::ask_secret("Password").await?) },
+        (Some(token), true) => enrolment(token, secret(given()?)),
         (Some(token), false) => {
-            let password = terminal::ask_secret("New password")?;
-            if *terminal::ask_secret("New password, once more")? != *password {
+            let password = terminal::ask_secret("New password").await?;
+            if *terminal::ask_secret("New password, once more").await? != *password {
                 return Err(Failure::because("the two passwords differ: try again"));
             }
             enrolment(token, secret(password))
         }
     };
     Ok(proof)
+}
+
+/// A password from a script.
+fn given() -> Result<Zeroizing<String>, Failure> {
+    let line = terminal::read_line()?;
+    match line.is_empty() {
+        true => Err(Failure::because("the first line of standard input is empty: write the password there")),
+        false => Ok(line),
+    }
 }
 
 fn enrolment(token: &str, new_password: Secret) -> FirstFactor {

@@ -10,7 +10,8 @@ use crate::files::Files;
 use crate::local::{LocalError, Tell, Want};
 use crate::login;
 use crate::prompt::Waiting;
-use crate::status::{GrantView, Refusals, StatusView};
+use crate::safe_text::sentence;
+use crate::status::{GrantView, Refusals, StatusReport, StatusView};
 use crate::terminal::say;
 
 /// Refusals that a person is shown; programs get them all.
@@ -18,22 +19,23 @@ const SHOWN_REFUSALS: usize = 10;
 
 /// Shows how things are.
 pub(crate) async fn status(output: &Output, files: &Files, clock: &Clock) -> Result<(), Failure> {
-    let status = match ask_agent(files, &Want::Status, AGENT_TIME).await? {
-        Some(Tell::Status { status }) => *status,
+    let report = match ask_agent(files, &Want::Status, AGENT_TIME).await? {
+        Some(Tell::Status { report }) => report,
         Some(_) => return Err(LocalError::NotUnderstood.into()),
         None => without_agent(files, clock).await?,
     };
     match output.json {
-        true => print_json(&status),
-        false => print(&status),
+        true => print_json(&report.status),
+        false => print(&report),
     }
 }
 
 /// The login as the files have it, the rest as the daemon knows it.
-async fn without_agent(files: &Files, clock: &Clock) -> Result<StatusView, Failure> {
+async fn without_agent(files: &Files, clock: &Clock) -> Result<StatusReport, Failure> {
     let login = login::read_file(files)?;
     let login = login.filter(|login| login.time_left(clock.time_of_day()).is_some());
     let mut status = StatusView::of_login(login.as_ref());
+    let mut troubles = vec!["No agent is running: start `portlatch agent`.".to_owned()];
     match ask_status(&socket_path()).await {
         Ok(told) => {
             let mut refusals = Refusals::default();
@@ -42,23 +44,20 @@ async fn without_agent(files: &Files, clock: &Clock) -> Result<StatusView, Failu
             status.grants = told.grants.iter().map(GrantView::from).collect();
             status.refusals = refusals.views();
         }
-        Err(error) => tracing::debug!(%error, "the daemon says nothing"),
+        Err(error) => troubles.push(sentence(&format!("{error}."))),
     }
-    Ok(status)
+    Ok(StatusReport { status: Box::new(status), troubles })
 }
 
-fn print(status: &StatusView) -> Result<(), Failure> {
+fn print(StatusReport { status, troubles }: &StatusReport) -> Result<(), Failure> {
     match (&status.user, &status.cluster, &status.login_expires) {
         (Some(user), Some(cluster), Some(expires)) => {
             say(&format!("Logged in to {cluster} as {user}, until {expires}."))?;
         }
         _ => say("Nobody is logged in: run `portlatch login`.")?,
     }
-    if !status.agent {
-        say("No agent is running: start `portlatch agent`.")?;
-    }
-    if !status.daemon {
-        say("The Portlatch service is not running on this machine: start portlatchd.")?;
+    for trouble in troubles {
+        say(trouble)?;
     }
     for prompt in &status.prompts {
         say(&prompt.line(Waiting::Yes))?;

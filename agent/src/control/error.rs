@@ -6,7 +6,7 @@ use http::StatusCode;
 use portlatch_protocol::api::{Problem, ProblemCode};
 use portlatch_protocol::refusal::RefusalReason;
 
-use crate::safe_text::safe_sentence;
+use crate::safe_text::{plain, safe_sentence};
 
 /// Why there is no answer, or not the one that was hoped for.
 #[derive(Debug, thiserror::Error)]
@@ -15,7 +15,7 @@ pub(crate) enum ApiError {
     #[error("the login's files cannot be used ({0}): run `portlatch login`")]
     Setup(String),
     /// No connection.
-    #[error("{host} cannot be reached ({source}): check the address and your network")]
+    #[error("{host} cannot be reached ({}): check the address and your network", plain(.source))]
     Connect {
         /// Where to.
         host: String,
@@ -24,7 +24,8 @@ pub(crate) enum ApiError {
     },
     /// The server is not the cluster that was meant.
     #[error(
-        "{host} is not the cluster that was meant ({reason}): check the address, and the pin if you gave one"
+        "{host} is not the cluster that was meant ({}): check the address, and the pin if you gave one",
+        mismatch(.reason)
     )]
     NotTheCluster {
         /// Where to.
@@ -71,6 +72,19 @@ pub(crate) enum ApiError {
     /// Control says what is wrong.
     #[error("{}", safe_sentence(&.0.message))]
     Problem(Problem),
+}
+
+/// What rustls found, as a person would say it.
+fn mismatch(reason: &rustls::Error) -> String {
+    use rustls::CertificateError as Certificate;
+    let rustls::Error::InvalidCertificate(certificate) = reason else { return reason.to_string() };
+    if matches!(certificate, Certificate::UnknownIssuer | Certificate::BadSignature) {
+        return "its certificate is of another CA".to_owned();
+    }
+    if matches!(certificate, Certificate::NotValidForName | Certificate::NotValidForNameContext { .. }) {
+        return "its certificate is of another host".to_owned();
+    }
+    reason.to_string()
 }
 
 impl ApiError {

@@ -50,6 +50,13 @@ pub(super) enum Origin {
     Tap(mpsc::Sender<Tell>),
 }
 
+impl Request {
+    /// What it is for, in a line for people.
+    pub(super) fn what(&self) -> String {
+        format!("{} ({}:{})", self.subject.resource.name, self.host, self.subject.port)
+    }
+}
+
 impl Service {
     pub(super) fn handle_access_wanted(&mut self, wanted: AccessWanted) {
         let id = RequestId(wanted.request);

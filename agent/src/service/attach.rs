@@ -28,8 +28,12 @@ use crate::safe_text::safe_sentence;
 
 /// How long after a failed attach it is tried again: root may have run `portlatchd trust` meanwhile.
 const ATTACH_AGAIN: Duration = Duration::from_secs(3);
-/// How long after another agent stood in the way: it is most likely just ending.
+/// How long after another agent stood in the way: it is most likely just ending. One that stays is asked less and less
+/// often, since each try is a certificate of control.
 const TAKEN_AGAIN: Duration = Duration::from_millis(500);
+const TAKEN_AGAIN_AT_MOST: Duration = Duration::from_secs(30);
+/// From the first of these pauses to the longest.
+const MAX_DOUBLINGS: u32 = 6;
 
 /// How far the daemon and we are.
 #[derive(Debug)]
@@ -191,6 +195,7 @@ impl Service {
     fn handle_attached(&mut self) {
         let DaemonState::Attaching(sender, Some(thumbprint)) = &self.daemon else { return };
         self.daemon = DaemonState::Attached(sender.clone(), thumbprint.clone());
+        self.login.taken = 0;
         self.settle(Trouble::Attach);
         if !self.status_wanted.is_empty() {
             self.send(ToDaemon::StatusWanted);
@@ -202,7 +207,11 @@ impl Service {
 
     fn handle_attach_refused(&mut self, refusal: AttachRefusal, text: &str) {
         let pause = match refusal {
-            AttachRefusal::AlreadyAttached => TAKEN_AGAIN,
+            AttachRefusal::AlreadyAttached => {
+                let pause = TAKEN_AGAIN.saturating_mul(1 << self.login.taken.min(MAX_DOUBLINGS));
+                self.login.taken = self.login.taken.saturating_add(1);
+                pause.min(TAKEN_AGAIN_AT_MOST)
+            }
             AttachRefusal::UntrustedCluster
             | AttachRefusal::BadCertificate
             | AttachRefusal::Version

@@ -29,6 +29,8 @@ pub(super) struct LoginState {
     pub(super) active: Option<ActiveLogin>,
     /// After a failed attach the next one waits until then, on whichever link.
     pub(super) attach_after: Option<BootTime>,
+    /// How often in a row another agent of this user stood in the way.
+    pub(super) taken: u32,
     stamp: Option<Stamp>,
     has_looked: bool,
 }

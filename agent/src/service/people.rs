@@ -20,16 +20,19 @@ use crate::identify::{Program, owner_of_socket};
 use crate::local::Tell;
 use crate::login;
 use crate::safe_text::safe;
-use crate::status::{GrantView, RefusalView, StatusView};
+use crate::status::{GrantView, RefusalView, StatusReport, StatusView};
 
 /// How long the daemon has to say how things are.
 const STATUS_TIME: Duration = Duration::from_secs(2);
+
+/// What a tap is told while the attach goes on.
+const NOT_YET: &str = "the login is not attached yet: try again in a moment";
 
 /// A wish.
 #[derive(Debug)]
 pub(crate) enum Command {
     /// How things are.
-    Status(oneshot::Sender<StatusView>),
+    Status(oneshot::Sender<StatusReport>),
     /// What the login may reach.
     Catalogue(oneshot::Sender<Option<Arc<Catalogue>>>),
     /// All that happens, and the prompt that is open now.
@@ -74,10 +77,10 @@ impl Service {
         }
     }
 
-    fn handle_status_wanted(&mut self, reply: oneshot::Sender<StatusView>) {
+    fn handle_status_wanted(&mut self, reply: oneshot::Sender<StatusReport>) {
         let (is_settling, takes_questions) = (self.is_settling(), self.daemon.takes_questions());
         if !is_settling && !takes_questions {
-            let _ = reply.send(self.status(&[]));
+            let _ = reply.send(self.report(&[]));
             return;
         }
         self.status_wanted.push((reply, self.clock.boot_time() + STATUS_TIME));
@@ -105,7 +108,7 @@ impl Service {
             return;
         }
         for (reply, _) in std::mem::take(&mut self.status_wanted) {
-            let _ = reply.send(self.status(&grants));
+            let _ = reply.send(self.report(&grants));
         }
     }
 
@@ -117,8 +120,16 @@ impl Service {
             wanted.partition(|(_, deadline)| is_daemon_gone || *deadline <= now);
         self.status_wanted = waiting;
         for (reply, _) in late {
-            let _ = reply.send(self.status(&[]));
+            let _ = reply.send(self.report(&[]));
         }
+    }
+
+    fn report(&self, grants: &[GrantView]) -> StatusReport {
+        let mut troubles: Vec<(Trouble, String)> =
+            self.complaints.iter().map(|(trouble, text)| (*trouble, text.clone())).collect();
+        troubles.sort();
+        let troubles = troubles.into_iter().map(|(_, text)| text).collect();
+        StatusReport { status: Box::new(self.status(grants)), troubles }
     }
 
     fn status(&self, grants: &[GrantView]) -> StatusView {
@@ -169,7 +180,9 @@ impl Service {
             return Err(failed("nobody is logged in: run `portlatch login`"));
         }
         let Some(catalogue) = self.catalogue.as_ref().filter(|_| self.is_attached()) else {
-            return Err(failed("the login is not attached yet: run `portlatch status`, then try again"));
+            let why = [Trouble::Daemon, Trouble::Attach, Trouble::Control];
+            let why = why.iter().find_map(|trouble| self.complaints.get(trouble));
+            return Err(failed(why.map_or(NOT_YET, String::as_str)));
         };
         let resource = find(catalogue, host).ok_or_else(|| {
             failed(&format!("{} is not among your resources: run `portlatch ls`", safe(host)))

@@ -6,14 +6,15 @@ use portlatch_protocol::attach::ToDaemon;
 use portlatch_protocol::refusal::RefusalReason;
 use tokio_util::sync::CancellationToken;
 
+use super::Service;
 use super::access::{Origin, Request, access_request};
 use super::login::over;
 use super::tapping::{TapEnd, TapEvent, Tapping};
 use super::work::Done;
-use super::{Service, Trouble};
 use crate::broker::{Command as BrokerCommand, Ending, RequestId};
 use crate::local::Tell;
 use crate::prompt::{PromptView, Waiting};
+use crate::safe_text::sentence;
 
 /// The prompt that is open.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub(super) struct OpenPrompt {
     pub(super) id: RequestId,
     /// What people call it.
     pub(super) number: u64,
+    /// Resource, host and port, for when the request is gone already.
+    what: String,
     cancel: CancellationToken,
     stage: Stage,
 }
@@ -46,7 +49,8 @@ impl Service {
     fn open_prompt(&mut self, id: RequestId) {
         let number = self.next_number();
         let cancel = CancellationToken::new();
-        self.prompt = Some(OpenPrompt { id, number, cancel: cancel.clone(), stage: Stage::Preparing });
+        let what = self.requests.get(&id).map(Request::what).unwrap_or_default();
+        self.prompt = Some(OpenPrompt { id, number, what, cancel: cancel.clone(), stage: Stage::Preparing });
         let Some(tapping) = self.tapping(id, cancel) else {
             return self.broker.handle_refused(id, RefusalReason::NoLogin, self.clock.boot_time());
         };
@@ -145,7 +149,7 @@ impl Service {
             Err(TapEnd::Cancelled) => {}
             Err(TapEnd::DeniedOnKey) => self.broker.handle_denied(id, now),
             Err(TapEnd::Failed(error)) => {
-                self.complain(Trouble::Control, format!("{error}."));
+                self.note(sentence(&format!("{error}.")));
                 self.broker.handle_refused(id, error.refusal(), now);
                 if error.is_login_over() {
                     self.obey_broker();
@@ -171,7 +175,8 @@ impl Service {
         if let Some(prompt) = self.prompt.take_if(|prompt| prompt.id == id) {
             prompt.cancel.cancel();
             if prompt.stage == Stage::Shown {
-                let _ = self.people.send(Tell::Closed { id: prompt.number, text: self.outcome(id, ending) });
+                let text = self.outcome(id, &prompt.what, ending);
+                let _ = self.people.send(Tell::Closed { id: prompt.number, text });
             }
         }
         match (ending, self.fresh_grant.clone()) {
@@ -181,21 +186,20 @@ impl Service {
         }
     }
 
-    fn outcome(&self, id: RequestId, ending: Ending) -> String {
-        let request = self.requests.get(&id);
-        let what = request.map_or_else(String::new, |request| {
-            format!(" {} ({}:{})", request.subject.resource.name, request.host, request.subject.port)
-        });
+    fn outcome(&self, id: RequestId, what: &str, ending: Ending) -> String {
+        let Some(request) = self.requests.get(&id) else {
+            return format!("Closed: {what}: nobody waits for it any more");
+        };
         match ending {
             Ending::Granted => {
                 let minutes = self.fresh_grant.as_ref().map_or(0, |grant| grant.expires_in / 60);
-                let retry = match request.map(|request| request.waiting) {
-                    Some(Waiting::GaveUp) => ": run it again",
-                    Some(Waiting::Yes) | None => "",
+                let retry = match request.waiting {
+                    Waiting::GaveUp => ": run it again",
+                    Waiting::Yes => "",
                 };
-                format!("Granted:{what} for {minutes} min{retry}")
+                format!("Granted: {what} for {minutes} min{retry}")
             }
-            Ending::Refused(reason) => format!("Not granted:{what}: {}", reason.advice()),
+            Ending::Refused(reason) => format!("Not granted: {what}: {}", reason.advice()),
         }
     }
 }

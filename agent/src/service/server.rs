@@ -138,8 +138,8 @@ async fn answer(
 ) -> Result<(), LocalError> {
     match want {
         Want::Status => {
-            let status = Box::new(ask(handle, Command::Status).await?);
-            writer.send(&Tell::Status { status }).await
+            let report = ask(handle, Command::Status).await?;
+            writer.send(&Tell::Status { report }).await
         }
         Want::Catalogue => {
             let catalogue = ask(handle, Command::Catalogue).await?;

@@ -56,7 +56,8 @@ async fn another_cluster_s_certificate_is_not_accepted() {
     let pin = format!("sha256:{}", "00".repeat(32));
     let login = machine.login(&["--ca-pin", &pin, "--software-key", "auto"]).await;
     assert_eq!(login.status.code(), Some(1));
-    assert!(text(&login.stderr).contains("is not the cluster that was meant"), "{}", text(&login.stderr));
+    let wrong_ca = "is not the cluster that was meant (its certificate is of another CA): check the address";
+    assert!(text(&login.stderr).contains(wrong_ca), "{}", text(&login.stderr));
 }
 
 #[tokio::test]
@@ -103,6 +104,61 @@ async fn a_refused_attach_is_told_with_the_daemon_s_advice() {
     let mut agent = machine.daemon.accept().await;
     agent.attach(&machine.control).await;
     person.sees("Attached").await;
+}
+
+#[tokio::test]
+async fn an_agent_in_another_ones_way_tries_less_and_less_often_and_complains_once() {
+    let machine = Machine::logged_in().await;
+    let mut person = machine.start(&["agent", "--software-key", "never"]);
+    let begin = std::time::Instant::now();
+    for _ in 0..3 {
+        let mut agent = machine.daemon.accept().await;
+        agent.refuses_attach(AttachRefusal::AlreadyAttached, "an agent is already running").await;
+    }
+    let mut agent = machine.daemon.accept().await;
+    agent.attach(&machine.control).await;
+    let (first, second) = (person.line().await, person.line().await);
+    assert!(begin.elapsed() >= std::time::Duration::from_millis(500 + 1000 + 2000));
+    assert!(first.contains("agent runs") && second.contains("Logged in"), "{first} {second}");
+    assert_eq!(person.line().await, "The Portlatch service refused the login: an agent is already running");
+    assert!(person.line().await.starts_with("Attached"));
+}
+
+#[tokio::test]
+async fn status_says_why_the_login_does_not_serve() {
+    let machine = Machine::logged_in().await;
+    let mut person = machine.start(&["agent", "--software-key", "never"]);
+    let mut agent = machine.daemon.accept().await;
+    agent.refuses_attach(AttachRefusal::UntrustedCluster, "run `portlatchd trust`").await;
+    person.sees("refused the login").await;
+    let status = tokio::select! {
+        status = machine.run(&["status"]) => status,
+        () = agent.idle() => unreachable!(),
+    };
+    let why = "The Portlatch service refused the login: run `portlatchd trust`";
+    assert!(text(&status.stdout).lines().any(|line| line == why), "{}", text(&status.stdout));
+    let tap = machine.run(&["tap", "billing-db.corp.internal:5432"]).await;
+    assert_eq!((tap.status.code(), complaint(&tap)), (Some(1), format!("portlatch: {why}")));
+}
+
+#[tokio::test]
+async fn a_tap_that_is_given_up_closes_its_prompt_by_its_name() {
+    let (machine, mut person, mut agent) = Machine::attached("enter").await;
+    person.sees("Attached").await;
+    let mut tap = machine.start(&["tap", "billing-db.corp.internal:5432"]);
+    let ToDaemon::TunnelWanted(request, _) = agent.next().await else { panic!("no tunnel wanted") };
+    agent.send(ToAgent::Proceed(request)).await;
+    tap.sees("for portlatch tap, pid").await;
+    drop(tap);
+    let closed = person.sees("Closed").await;
+    assert_eq!(closed, "Closed: billing-db (billing-db.corp.internal:5432): nobody waits for it any more");
+}
+
+#[tokio::test]
+async fn whoever_has_read_enough_is_told_nothing() {
+    let machine = Machine::logged_in().await;
+    let reader = machine.start(&["ls"]).unread().await;
+    assert_eq!((reader.status.code(), complaint(&reader).contains("written")), (Some(1), false));
 }
 
 #[tokio::test]

@@ -142,6 +142,18 @@ impl Person {
         timeout(PATIENCE, seen).await.unwrap_or_else(|_| panic!("{text:?} was not shown"))
     }
 
+    /// The next line.
+    pub(crate) async fn line(&mut self) -> String {
+        let line = timeout(PATIENCE, self.lines.next_line()).await.expect("a line was shown");
+        line.unwrap().expect("the command goes on")
+    }
+
+    /// Closes the command's output unread, and waits for its end.
+    pub(crate) async fn unread(self) -> Output {
+        drop(self.lines);
+        timeout(PATIENCE, self.child.wait_with_output()).await.expect("the command ended").unwrap()
+    }
+
     /// Types a line.
     pub(crate) async fn types(&mut self, line: &str) {
         self.stdin.write_all(format!("{line}\n").as_bytes()).await.unwrap();
