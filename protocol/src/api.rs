@@ -85,7 +85,7 @@ pub struct LoginChallenge {
 }
 
 /// What a security key is asked to do.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case", tag = "type")]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum KeyTask {
@@ -102,7 +102,7 @@ pub enum KeyTask {
 }
 
 /// Ends a login.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, serde::Serialize, serde::Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LoginAnswer {
     /// The key's answer: WebAuthn's `PublicKeyCredential`, as JSON.
@@ -225,7 +225,7 @@ impl std::fmt::Debug for IssuedGrant {
 }
 
 /// A ceremony: a challenge that is bound to user, login, tunnel key, resource, port and purpose.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, serde::Serialize, serde::Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Ceremony {
     /// Names it.
@@ -237,12 +237,24 @@ pub struct Ceremony {
 }
 
 /// The key's answer to a ceremony.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, serde::Serialize, serde::Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct CeremonyAnswer {
     /// WebAuthn's `PublicKeyCredential`, as JSON.
     pub credential: serde_json::Value,
 }
+
+/// Challenges and answers to them are never printed, however they come into a log.
+macro_rules! unprinted {
+    ($($name:ident),*) => {$(
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_struct(stringify!($name)).finish_non_exhaustive()
+            }
+        }
+    )*};
+}
+unprinted!(KeyTask, LoginAnswer, Ceremony, CeremonyAnswer);
 
 /// What the agent adds to `clientDataJSON`, as its member `portlatch`; control compares it with the ceremony.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -307,6 +319,12 @@ mod tests {
         let grant =
             IssuedGrant { id: "0a".parse().unwrap(), token: "canary".into(), expires_in: 1, amr: vec![] };
         assert!(!format!("{factor:?} {grant:?}").contains("canary"));
+        let (canary, ceremony) = (serde_json::json!("canary"), "0a".parse().unwrap());
+        let task = KeyTask::Assert { options: canary.clone() };
+        let answer = LoginAnswer { credential: canary.clone(), csr: "canary".into() };
+        let open = Ceremony { ceremony, options: canary.clone(), expires_in: 1 };
+        let tap = CeremonyAnswer { credential: canary };
+        assert!(!format!("{task:?} {answer:?} {open:?} {tap:?}").contains("canary"));
     }
 
     #[test]
