@@ -48,6 +48,7 @@ impl Client {
         let written = stream.write_all(&line);
         match (read_answer(&mut stream, deadline), written) {
             (Ok(answer), _) => Ok(answer),
+            (Err(CliError::BadAnswer), _) => Err(CliError::BadAnswer),
             (Err(_), Err(error)) => Err(broken(error)),
             (Err(error), Ok(())) => Err(error),
         }
@@ -86,7 +87,10 @@ fn read_answer(stream: &mut UnixStream, deadline: Instant) -> Result<AdminAnswer
         }
         stream.set_read_timeout(Some(left)).map_err(CliError::Connection)?;
         let length = stream.read(&mut piece).map_err(broken)?;
-        if length == 0 || answer.len() + length > MAX_LINE {
+        if length == 0 {
+            return Err(CliError::Connection(io::ErrorKind::UnexpectedEof.into()));
+        }
+        if answer.len() + length > MAX_LINE {
             return Err(CliError::BadAnswer);
         }
         answer.extend_from_slice(&piece[..length]);
