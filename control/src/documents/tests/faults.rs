@@ -33,7 +33,7 @@ spec: {uri: 'http://web', public_adr: x}
             "a.yaml:2:18: metadata.name `acess prod`: ' ' is not allowed in a role's name",
             "a.yaml:5:5: unknown field `require_sesion_mfa` in spec.options: did you mean `require_session_mfa`?",
             "a.yaml:6:18: spec.options.max_session: `8` is no duration: write it as 12h, 30m or 90s",
-            "a.yaml:7:32: spec.options.mfa_verification_interval is at most 5m: a tap opens a port for five minutes",
+            "a.yaml:7:32: spec.options.mfa_verification_interval is 10s to 5m: a tap opens a port for at most five minutes",
             "a.yaml:8:5: spec.options.device_trust_mode would restrict access and cannot be enforced here: remove it",
             "a.yaml:10:5: unknown field `db_label` in spec.allow: did you mean `db_labels`?",
             "a.yaml:11:20: an entry of ports.port is a port from 1 to 65535, not `70000`",
