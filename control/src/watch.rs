@@ -41,6 +41,8 @@ pub struct Watch {
     labels: Labels,
     told: Option<Told>,
     changes: VecDeque<Change>,
+    /// Ended logins that the proxy still has, and that nobody needs to know of any more.
+    outdated: usize,
     next_beat: Instant,
 }
 
@@ -62,7 +64,7 @@ impl Watch {
         labels: Labels,
     ) -> Self {
         let (told, changes, next_beat) = (None, VecDeque::new(), Instant::now() + BEAT);
-        Self { standing, facts, clock, proxy, labels, told, changes, next_beat }
+        Self { standing, facts, clock, proxy, labels, told, changes, outdated: 0, next_beat }
     }
 
     /// The next message; `None` when control is gone. Waits for at most [`BEAT`]. Cancel-safe.
@@ -94,9 +96,10 @@ impl Watch {
             let standing = self.standing.borrow_and_update().clone();
             let now = Told::of(&standing, &self.labels);
             self.changes = told.changes_to(&now);
+            self.outdated += new_keys(&now.ended_logins, &told.ended_logins).len();
             *told = now;
         }
-        if self.changes.len() > MAX_CHANGES {
+        if self.changes.len() > MAX_CHANGES || self.outdated > MAX_CHANGES {
             return Some(self.snapshot());
         }
         let change = self.changes.pop_front()?;
@@ -107,6 +110,7 @@ impl Watch {
         let standing = self.standing.borrow_and_update().clone();
         let told = Told::of(&standing, &self.labels);
         self.changes.clear();
+        self.outdated = 0;
         tracing::debug!(proxy = %self.proxy, resources = told.resources.len(), "snapshot told");
         let snapshot = Snapshot {
             time: self.time(),

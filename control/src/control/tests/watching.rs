@@ -146,3 +146,22 @@ async fn a_moved_clock_and_five_quiet_seconds_each_make_a_beat() {
     let quiet = tokio::time::timeout(Duration::from_secs(7), watch.next()).await;
     assert!(matches!(quiet, Ok(Some(WatchMessage::Beat(_)))));
 }
+
+#[tokio::test]
+async fn logins_that_ended_long_ago_do_not_pile_up_at_a_proxy() {
+    let scene = Scene::new().await;
+    let mut watch = watch_of(&scene, &[]);
+    snapshot(&mut watch).await;
+    // More than a proxy is left with, and less than what is told as a snapshot at once.
+    for _ in 0..3 {
+        let ended = (0..150).map(|_| (random_id(), scene.clock.time_of_day())).collect();
+        scene.control.hub.change(|standing| standing.ended_logins = Arc::new(ended));
+        for _ in 0..150 {
+            if let WatchMessage::Snapshot(snapshot) = next(&mut watch).await {
+                assert_eq!(snapshot.ended_logins.len(), 150);
+                return;
+            }
+        }
+    }
+    panic!("450 logins were told, and the proxy never heard that 300 of them are over");
+}
