@@ -65,7 +65,7 @@ pub enum AdminRequest {
 }
 
 /// A file of documents.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct SourceFile {
     /// Its name, for the places of faults.
     pub name: String,
@@ -120,7 +120,7 @@ pub enum AdminAnswer {
 }
 
 /// A one-time token.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[derive(serde::Serialize, serde::Deserialize)]
 pub struct IssuedToken {
     /// For whom: a user or a proxy.
     pub name: String,
@@ -130,6 +130,12 @@ pub struct IssuedToken {
     pub link: Option<String>,
     /// RFC 3339.
     pub expires: String,
+}
+
+impl std::fmt::Debug for IssuedToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("IssuedToken").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// A live session, as the administrator sees it.

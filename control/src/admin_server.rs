@@ -10,7 +10,7 @@ use std::time::Duration;
 use portlatch_audit::{Event, EventKind};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{AdminAnswer, AdminRequest, MAX_LINE};
@@ -77,12 +77,14 @@ impl AdminServer {
 }
 
 async fn serve_one(control: Arc<Control>, mut stream: UnixStream) {
+    let mut unfinished = None;
     let answer = match administrator(&stream) {
         Ok(actor) => match tokio::time::timeout(LINE_DEADLINE, read_request(&mut stream)).await {
             Ok(Ok(request)) => {
-                let done = tokio::time::timeout(COMMAND_DEADLINE, execute(&control, request, &actor)).await;
-                done.unwrap_or_else(|_| {
-                    failed("the command took too long; look at what is in force before repeating it")
+                let command = async move { execute(&control, request, &actor).await };
+                finish_within(COMMAND_DEADLINE, command).await.unwrap_or_else(|command| {
+                    unfinished = command;
+                    failed("the command takes too long and goes on: look at what is in force before repeating it")
                 })
             }
             Ok(Err(fault)) => failed(fault),
@@ -93,6 +95,26 @@ async fn serve_one(control: Arc<Control>, mut stream: UnixStream) {
     let written = tokio::time::timeout(LINE_DEADLINE, write_answer(&mut stream, &answer)).await;
     if !matches!(written, Ok(Ok(()))) {
         tracing::debug!("an administrator's command went away before its answer");
+    }
+    if let Some(command) = unfinished {
+        drop(command.await);
+    }
+}
+
+/// What a command answers within its time. One that is not finished by then goes on, since what it has written must come
+/// into force as well, and is handed back; one that broke is nothing to wait for.
+pub(crate) async fn finish_within<T: Send + 'static>(
+    time: Duration,
+    command: impl Future<Output = T> + Send + 'static,
+) -> Result<T, Option<JoinHandle<T>>> {
+    let mut command = tokio::spawn(command);
+    match tokio::time::timeout(time, &mut command).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => {
+            tracing::error!(%error, "a command broke");
+            Err(None)
+        }
+        Err(_) => Err(Some(command)),
     }
 }
 

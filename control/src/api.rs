@@ -10,9 +10,10 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::middleware::{Next, from_fn};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{delete, get, post};
 use http::StatusCode;
+use portlatch_audit::{Event, EventKind};
 use portlatch_protocol::api::{MAX_BODY, ProblemCode};
 use portlatch_protocol::identity::{Identity, Subject};
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -46,11 +47,12 @@ pub(crate) fn router(control: Arc<Control>) -> Router {
         .route("/v1/login/{ceremony}", post(routes::finish_login))
         .route("/v1/logout", post(routes::logout))
         .route("/v1/tunnel", post(routes::certify_tunnel))
-        .route("/v1/catalogue", get(routes::catalogue))
         .route("/v1/access", post(routes::ask))
         .route("/v1/ceremonies", post(routes::begin_ceremony))
         .route("/v1/ceremonies/{ceremony}", post(routes::finish_ceremony))
         .route("/v1/ceremonies/{ceremony}", delete(routes::cancel_ceremony))
+        .route_layer(from_fn(to_its_end))
+        .route("/v1/catalogue", get(routes::catalogue))
         .route("/v1/openapi.json", get(openapi::serve))
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
@@ -67,6 +69,16 @@ async fn with_deadline(request: Request, next: Next) -> Response {
     })
 }
 
+/// Runs a request to its end even if the asker goes away or the time is over: what was written is put in force and on the
+/// record. Waiting for the catalogue changes nothing, and ends with its asker.
+async fn to_its_end(request: Request, next: Next) -> Response {
+    let answered = tokio::spawn(next.run(request)).await;
+    answered.unwrap_or_else(|error| {
+        tracing::error!(%error, "a request broke");
+        Denial::Unavailable.into_response()
+    })
+}
+
 async fn no_such_route() -> Response {
     let message = "there is no such request: is `portlatch` of the service's version?".to_owned();
     problem::answer(StatusCode::NOT_FOUND, ProblemCode::NotFound, message)
@@ -80,7 +92,14 @@ async fn no_such_method() -> Response {
 impl Control {
     /// The login that the peer's certificate speaks for, if it stands.
     pub(crate) async fn authenticate(&self, peer: &Peer) -> Result<StoredLogin, Denial> {
-        let login = self.login_of(peer).await?;
+        let standing = self.login_of(peer).await.and_then(|login| self.stands(login));
+        if let Err(denial) = &standing {
+            self.note_refused(peer, denial).await;
+        }
+        standing
+    }
+
+    fn stands(&self, login: StoredLogin) -> Result<StoredLogin, Denial> {
         let now = self.clock.time_of_day();
         if login.ended.is_some() || login.expires <= now {
             return Err(Denial::LoginEnded);
@@ -93,6 +112,38 @@ impl Control {
             Some(message) => Err(Denial::Locked(message)),
             None => Ok(login),
         }
+    }
+
+    /// Records that a login is refused whatever it asks for. Whoever shows no certificate has no name to record.
+    async fn note_refused(&self, peer: &Peer, denial: &Denial) {
+        let Some(Subject::Login(login)) = peer.identity.as_ref().map(|identity| &identity.subject) else {
+            return;
+        };
+        let reason = match denial {
+            Denial::LoginEnded => "login_ended",
+            Denial::Locked(_) => "locked",
+            // The store, which logs its own.
+            Denial::BadLogin
+            | Denial::CeremonyEnded
+            | Denial::BadAssertion
+            | Denial::Policy
+            | Denial::NotFound
+            | Denial::RateLimited
+            | Denial::BadRequest(_)
+            | Denial::Unavailable => return,
+        };
+        if !self.access_limits.records.take(&login.login, self.clock.boot_time()) {
+            return;
+        }
+        let event = Event {
+            user: Some(login.user.clone()),
+            login: Some(login.login.clone()),
+            device: Some(login.device.clone()),
+            client_addr: Some(peer.address.ip().to_string()),
+            reason: Some(reason.to_owned()),
+            ..Event::new(EventKind::AccessDenied)
+        };
+        self.audit.note(event).await;
     }
 
     /// The login that the peer's certificate speaks for, whether or not it stands.

@@ -14,6 +14,7 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use portlatch_audit::{Event, EventKind};
 use portlatch_clock::BootTime;
 use portlatch_protocol::identity::Login;
 use portlatch_protocol::names::{DeviceName, Id, ResourceId, UserName};
@@ -38,7 +39,7 @@ pub enum Owner {
 }
 
 /// What a challenge is for, with all that it is bound to.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub enum Purpose {
     /// A login with password and tap.
     Login {
@@ -66,8 +67,21 @@ pub enum Purpose {
     Open(Box<OpenPurpose>),
 }
 
+/// Says what it is and for whom: neither challenge nor hash of a password belongs into a log.
+impl std::fmt::Debug for Purpose {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Login { user, .. } => f.debug_struct("Login").field("user", user).finish_non_exhaustive(),
+            Self::Enrolment { user, .. } => {
+                f.debug_struct("Enrolment").field("user", user).finish_non_exhaustive()
+            }
+            Self::Open(open) => std::fmt::Debug::fmt(open, f),
+        }
+    }
+}
+
 /// All that a challenge for access is bound to.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct OpenPurpose {
     /// The login.
     pub login: Login,
@@ -81,6 +95,17 @@ pub struct OpenPurpose {
     pub program: Option<String>,
     /// What verifies the answer.
     pub state: SecurityKeyAuthentication,
+}
+
+impl std::fmt::Debug for OpenPurpose {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (login, resource, port) = (&self.login, &self.resource, self.port);
+        f.debug_struct("Open")
+            .field("login", login)
+            .field("resource", resource)
+            .field("port", &port)
+            .finish_non_exhaustive()
+    }
 }
 
 /// An open challenge.
@@ -109,11 +134,11 @@ pub struct Ceremonies {
 pub struct TableFull;
 
 impl Ceremonies {
-    /// Keeps a challenge. The owner's oldest make room for it.
+    /// Keeps a challenge. The owner's oldest make room for it, and are given to the audit.
     ///
     /// # Errors
     /// [`TableFull`] if too many are open in all.
-    pub fn insert(&self, id: Id, challenge: Challenge, now: BootTime) -> Result<(), TableFull> {
+    pub fn insert(&self, id: Id, challenge: Challenge, now: BootTime) -> Result<Vec<Challenge>, TableFull> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let mut own: Vec<(BootTime, Id)> = open
             .iter()
@@ -122,17 +147,14 @@ impl Ceremonies {
             .collect();
         own.sort();
         let surplus = (own.len() + 1).saturating_sub(MAX_PER_OWNER);
-        own.iter().take(surplus).for_each(|(_, id)| {
-            open.remove(id);
-        });
-        if open.len() >= MAX_OPEN {
-            open.retain(|_, other| other.expires > now);
-        }
-        if open.len() >= MAX_OPEN {
+        // What has ended and still lies there is the sweep's to record, and no reason to refuse.
+        let standing = open.values().filter(|other| other.expires > now).count();
+        if standing.saturating_sub(surplus) >= MAX_OPEN || open.len() >= 2 * MAX_OPEN {
             return Err(TableFull);
         }
+        let displaced = own.iter().take(surplus).filter_map(|(_, id)| open.remove(id)).collect();
         open.insert(id, challenge);
-        Ok(())
+        Ok(displaced)
     }
 
     /// Takes a login's challenge out of the table: it can never be answered again. A challenge of somebody else stays
@@ -169,10 +191,10 @@ impl Ceremonies {
         over.iter().filter_map(|id| open.remove(id)).collect()
     }
 
-    /// Forgets all challenges that rest on a user, because keys or password changed.
-    pub fn forget_user(&self, user: &UserName) {
+    /// Forgets all challenges that rest on a user, because keys or password changed, and gives them to the audit.
+    pub fn forget_user(&self, user: &UserName) -> Vec<Challenge> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|_, challenge| challenge.user() != user);
+        open.extract_if(|_, challenge| challenge.user() == user).map(|(_, challenge)| challenge).collect()
     }
 
     /// How many are open.
@@ -192,6 +214,26 @@ impl Challenge {
         match &self.purpose {
             Purpose::Login { user, .. } | Purpose::Enrolment { user, .. } => user,
             Purpose::Open(open) => &open.login.user,
+        }
+    }
+
+    /// The record of a challenge that nobody can answer any more.
+    pub fn ended(self, reason: &str) -> Event {
+        let (client_addr, reason) = (Some(self.address.to_string()), Some(reason.to_owned()));
+        let user = Some(self.user().clone());
+        let event = Event { user, client_addr, reason, ..Event::new(EventKind::MfaFail) };
+        match self.purpose {
+            Purpose::Login { device, .. } | Purpose::Enrolment { device, .. } => {
+                Event { device: Some(device), ..event }
+            }
+            Purpose::Open(open) => Event {
+                login: Some(open.login.login),
+                device: Some(open.login.device),
+                resource: Some(open.resource),
+                port: Some(open.port),
+                program: open.program,
+                ..event
+            },
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::admin::SessionLine;
 use crate::api::problem::Denial;
 use crate::audit_log::AuditLog;
 use crate::authority::{AuthorityError, ProvenKey, ServerIdentity};
-use crate::ceremony::Ceremonies;
+use crate::ceremony::{Ceremonies, Challenge};
 use crate::documents::Document;
 use crate::documents::labels::Labels;
 use crate::grants::AccessLimits;
@@ -270,6 +270,13 @@ impl Control {
         self.signer().control(&name, self.clock.time_of_day())
     }
 
+    /// Records challenges that nobody can answer any more.
+    pub(crate) async fn note_ended(&self, challenges: Vec<Challenge>, reason: &str) {
+        for challenge in challenges {
+            self.audit.note(challenge.ended(reason)).await;
+        }
+    }
+
     /// The turn to change documents or users.
     pub(crate) async fn turn(&self) -> Result<SemaphorePermit<'_>, Denial> {
         let turn = tokio::time::timeout(TURN_PATIENCE, self.turn.acquire()).await;
@@ -321,7 +328,9 @@ pub(crate) async fn read_documents(store: &Store) -> Result<Vec<Document>, OpenE
             unreadable(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
         })
     };
-    stored.into_iter().map(read).collect()
+    // A large site's take a second, and nothing else could run on this thread meanwhile.
+    let read = tokio::task::spawn_blocking(move || stored.into_iter().map(read).collect()).await;
+    read.unwrap_or(Err(OpenError::Store(StoreError::Unreadable("document"))))
 }
 
 #[cfg(test)]

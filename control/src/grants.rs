@@ -94,8 +94,11 @@ impl Control {
             .store
             .taps_covering(login, &request.tunnel_key, &request.resource, request.port, since)
             .await?;
+        // A wide tap says nothing about this port where each port asks for its own; one of the future nothing at all.
         let serves = |tap: &Tap| {
-            (tap.is_user_verified || !terms.user_verification)
+            (tap.scope.port.is_some() || terms.scope == MfaScope::Resource)
+                && tap.time <= now
+                && (tap.is_user_verified || !terms.user_verification)
                 && sign::tap_expiry(tap.time, terms.mfa_interval) > now.seconds()
         };
         Ok(taps.into_iter().find(serves))
@@ -139,7 +142,8 @@ impl Control {
             address: asker.address,
             expires: now + LIFETIME,
         };
-        self.ceremonies.insert(ceremony.clone(), challenge, now)?;
+        let displaced = self.ceremonies.insert(ceremony.clone(), challenge, now)?;
+        self.note_ended(displaced, "displaced").await;
         Ok(Ceremony { ceremony, options, expires_in: LIFETIME.as_secs() })
     }
 
@@ -186,7 +190,7 @@ impl Control {
         let scope = TapScope { port, ..tap.scope };
         let tap = Tap { scope, ..tap };
         if !self.store.add_tap(&tap).await? {
-            return Err(Denial::LoginEnded);
+            return Err(self.login_ended(asker, &request).await);
         }
         self.issue(asker, &request, &standing, &terms, Basis::Tap(&tap)).await
     }
@@ -224,6 +228,12 @@ impl Control {
         let _ = self.access_limits.failures.take(&asker.login.login.login, self.clock.boot_time());
         self.audit.note(asker.failed(EventKind::MfaFail, request, &error.to_string())).await;
         Denial::BadAssertion
+    }
+
+    /// Login or key have gone since the request was let in.
+    async fn login_ended(&self, asker: Asker<'_>, request: &AccessRequest) -> Denial {
+        self.audit.note(asker.failed(EventKind::AccessDenied, request, "login_ended")).await;
+        Denial::LoginEnded
     }
 
     async fn note_ceremony_ended(&self, asker: Asker<'_>) {
@@ -291,9 +301,10 @@ impl Control {
             key_id: basis.tap().map(|tap| tap.key_id.clone()),
             is_user_verified: basis.tap().is_some_and(|tap| tap.is_user_verified),
             expires: TimeOfDay(bounds.exp.saturating_mul(1000)),
+            terms: terms.binding(),
         };
         if !self.store.add_grant(&kept, now).await? {
-            return Err(Denial::LoginEnded);
+            return Err(self.login_ended(asker, request).await);
         }
         let latest = self.hub.now();
         if !Arc::ptr_eq(&latest, standing) && !latest.still_allows(&kept, now) {

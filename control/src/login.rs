@@ -4,7 +4,6 @@
 //! Who guesses learns one thing, that it was wrong: the words are the same for user, password, token and key.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -18,7 +17,8 @@ use portlatch_protocol::names::{DeviceName, Id, UserName};
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 
-use self::limits::{Limit, Rate};
+pub use self::limits::LoginLimits;
+use self::limits::network_of;
 use crate::api::problem::Denial;
 use crate::authority::{ProvenKey, Signer};
 use crate::ceremony::{Challenge, LIFETIME, Owner, Purpose};
@@ -31,32 +31,8 @@ use crate::webauthn::{ExpectedTap, KeyError, VerifiedTap, amr};
 mod keeping;
 pub mod limits;
 
-/// Attempts from one address: an office behind one address logs in at nine o'clock.
-const PER_ADDRESS: Rate = Rate { burst: 60, every: Duration::from_secs(1) };
-/// Attempts for one user; one that succeeds is given back. Ten guesses, then six a minute.
-const PER_USER: Rate = Rate { burst: 10, every: Duration::from_secs(10) };
-/// Tunnel keys of one login: a daemon makes one at each attach.
-const TUNNELS: Rate = Rate { burst: 30, every: Duration::from_secs(10) };
 /// Longest certificate request in base64.
 const MAX_REQUEST_TEXT: usize = 8 * 1024;
-
-/// The limits on logging in.
-#[derive(Debug)]
-pub struct LoginLimits {
-    by_address: Limit<IpAddr>,
-    by_user: Limit<UserName>,
-    tunnels: Limit<Id>,
-}
-
-impl Default for LoginLimits {
-    fn default() -> Self {
-        Self {
-            by_address: Limit::new(PER_ADDRESS),
-            by_user: Limit::new(PER_USER),
-            tunnels: Limit::new(TUNNELS),
-        }
-    }
-}
 
 /// A user at a device, before there is a login.
 #[derive(Debug, Clone, Copy)]
@@ -93,7 +69,8 @@ impl Control {
     ) -> Result<LoginChallenge, Denial> {
         let now = self.clock.boot_time();
         let limits = &self.login_limits;
-        if !limits.by_address.take(&address, now) || !limits.by_user.take(&request.user, now) {
+        let by_name = limits.by_name(&self.hub.now(), &request.user);
+        if !limits.by_address.take(&network_of(address), now) || !by_name.take(&request.user, now) {
             return Err(Denial::RateLimited);
         }
         let person = Person { user: &request.user, device: &request.device, address };
@@ -105,7 +82,7 @@ impl Control {
         };
         match begun {
             Ok((purpose, task)) => {
-                limits.by_user.give_back(&request.user);
+                by_name.give_back(&request.user);
                 self.open_login_ceremony(person, purpose, task).await
             }
             Err(denial) => Err(denial),
@@ -184,7 +161,8 @@ impl Control {
         let (owner, expires) = (Owner::LoggingIn(person.user.clone()), now + LIFETIME);
         self.audit.write(person.event(EventKind::MfaChallenge)).await?;
         let challenge = Challenge { owner, purpose, address: person.address, expires };
-        self.ceremonies.insert(ceremony.clone(), challenge, now)?;
+        let displaced = self.ceremonies.insert(ceremony.clone(), challenge, now)?;
+        self.note_ended(displaced, "displaced").await;
         Ok(LoginChallenge { ceremony, task, expires_in: LIFETIME.as_secs() })
     }
 
@@ -198,7 +176,7 @@ impl Control {
         answer: &LoginAnswer,
         address: IpAddr,
     ) -> Result<LoginGranted, Denial> {
-        if !self.login_limits.by_address.take(&address, self.clock.boot_time()) {
+        if !self.login_limits.by_address.take(&network_of(address), self.clock.boot_time()) {
             return Err(Denial::RateLimited);
         }
         // Taken before anything is verified: no path below can give it a second answer.
@@ -208,7 +186,13 @@ impl Control {
             self.audit.note(Event { client_addr, reason, ..Event::new(EventKind::MfaFail) }).await;
             return Err(Denial::CeremonyEnded);
         };
-        let key = ProvenKey::from_request(&decode(&answer.csr)?)?;
+        let key = match proven(&answer.csr) {
+            Ok(key) => key,
+            Err(denial) => {
+                self.note_ended(vec![challenge], "certificate_request").await;
+                return Err(denial);
+            }
+        };
         match challenge.purpose {
             Purpose::Login { user, device, state } => {
                 let person = Person { user: &user, device: &device, address };
@@ -271,7 +255,10 @@ impl Control {
             spki: key.spki(),
             expires,
         };
-        self.store.add_login(&kept, now).await?;
+        if !self.store.add_login(&kept, &tap.key_id, now).await? {
+            self.audit.note(person.failed(EventKind::Login, "key_gone")).await;
+            return Err(Denial::BadLogin);
+        }
         self.grant_login(person, login, key, tap.amr(), expires).await
     }
 
@@ -363,6 +350,10 @@ impl Control {
 /// How one-time tokens are kept.
 pub(crate) fn token_hash(token: &str) -> [u8; 32] {
     Sha256::digest(token.trim()).into()
+}
+
+fn proven(request: &str) -> Result<ProvenKey, Denial> {
+    Ok(ProvenKey::from_request(&decode(request)?)?)
 }
 
 fn decode(text: &str) -> Result<Vec<u8>, Denial> {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use portlatch_audit::{Event, EventKind};
 use portlatch_clock::TimeOfDay;
+use portlatch_protocol::grant::EXPIRY_LEEWAY;
 use portlatch_protocol::names::{Id, UserName};
 
 use crate::control::Control;
@@ -19,8 +20,9 @@ impl Control {
     /// Looks at all live grants again, revokes what does not stand any more, and tells the watchers.
     pub(crate) async fn reconsider_grants(&self) -> Result<(), StoreError> {
         let now = self.clock.time_of_day();
-        let grants = self.store.live_grants(now).await?;
-        let groundless: HashSet<Id> = self.store.grants_without_ground(now).await?.into_iter().collect();
+        let taken = still_taken(now);
+        let grants = self.store.live_grants(taken).await?;
+        let groundless: HashSet<Id> = self.store.grants_without_ground(taken).await?.into_iter().collect();
         // After the grants were read: one that was kept later was evaluated, or is looked at again, with what stands now.
         let standing = self.hub.now();
         let over: Vec<_> = grants
@@ -50,10 +52,10 @@ impl Control {
 
     /// Tells the watchers what the store knows to be over.
     pub(crate) async fn publish_endings(&self, now: TimeOfDay) -> Result<(), StoreError> {
-        let revoked = self.store.revoked_grants(now).await?;
+        let revoked = self.store.revoked_grants(still_taken(now)).await?;
         let ended = self.store.ended_logins(now).await?;
         self.hub.change(|standing| {
-            add(&mut standing.revoked, revoked, now);
+            add(&mut standing.revoked, revoked, still_taken(now));
             add(&mut standing.ended_logins, ended, now);
             standing.locks = standing.world.locks(now);
         });
@@ -68,10 +70,16 @@ impl Control {
         let gone: Vec<UserName> = known.into_iter().filter(|user| !standing.has_user(user)).collect();
         for user in &gone {
             self.store.remove_user(user, self.clock.time_of_day()).await?;
-            self.ceremonies.forget_user(user);
+            self.note_ended(self.ceremonies.forget_user(user), "user_gone").await;
         }
         Ok(gone)
     }
+}
+
+/// A grant that ended after this moment is taken by proxies still.
+fn still_taken(now: TimeOfDay) -> TimeOfDay {
+    let leeway = i64::try_from(EXPIRY_LEEWAY.as_millis()).unwrap_or(i64::MAX);
+    TimeOfDay(now.0.saturating_sub(leeway))
 }
 
 fn add(endings: &mut Arc<Endings>, found: Vec<(Id, TimeOfDay)>, now: TimeOfDay) {

@@ -27,6 +27,8 @@ const READERS: u32 = 4;
 /// How long rows that have ended are kept, so that what a proxy may still hold a certificate of can be told from what
 /// never was.
 const KEPT_AFTER_END: Duration = Duration::from_secs(3600);
+/// The same for grants: longer than any proxy's clock is off.
+const GRANTS_KEPT: Duration = Duration::from_secs(60);
 
 /// Why the store could not do it. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -102,8 +104,10 @@ impl Store {
     /// [`StoreError`] if the database cannot be written.
     pub async fn sweep(&self, now: TimeOfDay) -> Result<(), StoreError> {
         let kept = now.0.saturating_sub(i64::try_from(KEPT_AFTER_END.as_millis()).unwrap_or(i64::MAX));
+        // Of these there may be many, and nobody asks for one that no proxy takes any more.
+        let ended = now.0.saturating_sub(i64::try_from(GRANTS_KEPT.as_millis()).unwrap_or(i64::MAX));
+        sqlx::query("DELETE FROM grants WHERE expires < ?").bind(ended).execute(&self.writer).await?;
         for statement in [
-            "DELETE FROM grants WHERE expires < ?",
             "DELETE FROM taps WHERE time < ?",
             "DELETE FROM logins WHERE expires < ?",
             "DELETE FROM enrolments WHERE expires < ?",
@@ -111,7 +115,7 @@ impl Store {
         ] {
             sqlx::query(statement).bind(kept).execute(&self.writer).await?;
         }
-        Ok(())
+        self.forget_future_taps(now).await
     }
 }
 

@@ -6,12 +6,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use portlatch_audit::{Event, EventKind};
-use portlatch_clock::{BootTime, TimeOfDay};
+use portlatch_clock::{BootTime, Clock, TimeOfDay};
+use portlatch_protocol::grant::EXPIRY_LEEWAY;
 use portlatch_protocol::watch::Lock;
 use tokio_util::sync::CancellationToken;
 
 use super::Control;
-use crate::ceremony::{Challenge, Purpose};
 
 /// How often lapsed ceremonies are looked for; they cannot be answered after their time whatever this is.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -23,6 +23,7 @@ const SIGN_EVERY: Duration = Duration::from_secs(60);
 pub(super) async fn run(control: Arc<Control>, cancel: CancellationToken) {
     let start = control.clock.boot_time();
     let (mut sweep_at, mut sign_at) = (start, start + SIGN_EVERY);
+    let mut booted_at = boot(&control.clock);
     while !cancel.is_cancelled() {
         tokio::select! {
             () = cancel.cancelled() => break,
@@ -31,6 +32,11 @@ pub(super) async fn run(control: Arc<Control>, cancel: CancellationToken) {
         }
         let now = control.clock.boot_time();
         look(&control).await;
+        if was_set_back(&mut booted_at, boot(&control.clock)) {
+            tracing::warn!("this machine's clock was set back: taps from the time after it are forgotten");
+            let forgotten = control.store.forget_future_taps(control.clock.time_of_day()).await;
+            forgotten.unwrap_or_else(|error| tracing::error!(%error, "taps could not be forgotten"));
+        }
         if is_due(&mut sweep_at, SWEEP_EVERY, now) {
             let swept = control.store.sweep(control.clock.time_of_day()).await;
             swept.unwrap_or_else(|error| tracing::warn!(%error, "the store could not be swept"));
@@ -50,10 +56,21 @@ fn is_due(at: &mut BootTime, every: Duration, now: BootTime) -> bool {
     true
 }
 
+/// The time of day of the machine's start, as its clocks say now, in milliseconds.
+fn boot(clock: &Clock) -> i64 {
+    let up = clock.boot_time().saturating_since(BootTime::since_boot(Duration::ZERO));
+    clock.time_of_day().0.saturating_sub(i64::try_from(up.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// Whether the time of day lost more than grants allow for since the last look.
+fn was_set_back(before: &mut i64, now: i64) -> bool {
+    let lost = std::mem::replace(before, now).saturating_sub(now);
+    lost > i64::try_from(EXPIRY_LEEWAY.as_millis()).unwrap_or(i64::MAX)
+}
+
 async fn look(control: &Control) {
-    for lapsed in control.ceremonies.take_expired(control.clock.boot_time()) {
-        control.audit.note(lapse(lapsed)).await;
-    }
+    let lapsed = control.ceremonies.take_expired(control.clock.boot_time());
+    control.note_ended(lapsed, "timed_out").await;
     let now = control.clock.time_of_day();
     for lock in ended_locks(control, now) {
         let (detail, reason) = (Some(format!("lock/{}", lock.id)), Some("expired".to_owned()));
@@ -75,23 +92,4 @@ fn ended_locks(control: &Control, now: TimeOfDay) -> Vec<Lock> {
         control.hub.change(|standing| standing.locks = standing.world.locks(now));
     }
     ended
-}
-
-fn lapse(challenge: Challenge) -> Event {
-    let (client_addr, reason) = (Some(challenge.address.to_string()), Some("timed_out".to_owned()));
-    let user = Some(challenge.user().clone());
-    let event = Event { user, client_addr, reason, ..Event::new(EventKind::MfaFail) };
-    match challenge.purpose {
-        Purpose::Login { device, .. } | Purpose::Enrolment { device, .. } => {
-            Event { device: Some(device), ..event }
-        }
-        Purpose::Open(open) => Event {
-            login: Some(open.login.login),
-            device: Some(open.login.device),
-            resource: Some(open.resource),
-            port: Some(open.port),
-            program: open.program,
-            ..event
-        },
-    }
 }

@@ -79,7 +79,8 @@ impl Control {
     /// # Errors
     /// [`ChangeError`] with every fault.
     pub async fn apply(&self, files: &[SourceFile], actor: &str) -> Result<Changed, ChangeError> {
-        let parsed = parse_all(files, &self.parse_context())?;
+        let (files, context) = (files.to_vec(), self.parse_context());
+        let parsed = aside(move || parse_all(&files, &context)).await??;
         let _turn = self.turn().await?;
         let mut changed = self.put(parsed.documents, actor).await?;
         let warnings = parsed.warnings.iter().map(ToString::to_string);
@@ -99,7 +100,8 @@ impl Control {
             return Err(ChangeError::fault(format!("there is no {kind}/{name}")));
         }
         let rest: Vec<Document> = documents.into_values().collect();
-        let warnings = check_set(&rest, &self.parse_context())?;
+        let context = self.parse_context();
+        let (rest, warnings) = aside(move || check_set(&rest, &context).map(|it| (rest, it))).await??;
         let removed = [(kind.to_string(), name.to_owned())];
         self.put_in_force(rest, &[], &removed).await?;
         self.note_change(change_event(kind, name, Change::Delete), actor).await;
@@ -165,7 +167,7 @@ impl Control {
         let (token, expires) = (random_token(), now.after(ENROLMENT_LIFETIME));
         let reset = self.store.reset_user(name, &token_hash(&token), expires, now).await;
         reset.map_err(Denial::from)?;
-        self.ceremonies.forget_user(name);
+        self.note_ended(self.ceremonies.forget_user(name), "reset").await;
         self.settle().await;
         let event = Event { user: Some(name.clone()), ..Event::new(EventKind::TokenCreate) };
         self.note_change(event, actor).await;
@@ -214,34 +216,16 @@ impl Control {
 
     /// Puts new and changed documents beside those in force. In a turn.
     async fn put(&self, new: Vec<Document>, actor: &str) -> Result<Changed, ChangeError> {
-        let mut documents = self.read_all().await?;
-        let mut changes = Vec::new();
-        for document in &new {
-            let change = match documents.get(&key(document)) {
-                None => Change::Create,
-                Some(old) if old.to_json() == document.to_json() => continue,
-                Some(_) => Change::Update,
-            };
-            changes.push((change, document));
-        }
-        // What is written twice stays twice, for the check to find.
-        new.iter().for_each(|document| drop(documents.remove(&key(document))));
-        let all: Vec<Document> = documents.into_values().chain(new.iter().cloned()).collect();
-        let warnings = check_set(&all, &self.parse_context())?;
-        let stored: Vec<StoredDocument> = changes.iter().map(|(_, document)| stored(document)).collect();
+        let (documents, context) = (self.read_all().await?, self.parse_context());
+        let Plan { all, stored, lines, events, warnings } =
+            aside(move || Plan::new(documents, new, &context)).await??;
         if !stored.is_empty() {
             self.put_in_force(all, &stored, &[]).await?;
         }
-        let mut lines = Vec::new();
-        for document in &new {
-            let change =
-                changes.iter().find(|(_, changed)| key(changed) == key(document)).map(|(change, _)| *change);
-            lines.push(format!("{document} {}", change.map_or("unchanged", Change::word)));
-            if let Some(change) = change {
-                self.note_change(change_event(document.kind(), document.name(), change), actor).await;
-            }
+        for event in events {
+            self.note_change(event, actor).await;
         }
-        Ok(Changed { lines, warnings: warnings.iter().map(ToString::to_string).collect() })
+        Ok(Changed { lines, warnings })
     }
 
     async fn put_in_force(
@@ -251,7 +235,7 @@ impl Control {
         removed: &[(String, String)],
     ) -> Result<(), ChangeError> {
         let revision = self.store.change_documents(put, removed).await.map_err(Denial::from)?;
-        let (world, now) = (World::new(all), self.clock.time_of_day());
+        let (world, now) = (aside(move || World::new(all)).await?, self.clock.time_of_day());
         self.hub.change(|standing| {
             standing.world = std::sync::Arc::new(world);
             standing.revision = standing.revision.max(revision);
@@ -282,6 +266,50 @@ impl Control {
 
     async fn note_change(&self, event: Event, actor: &str) {
         self.audit.note(Event { actor: Some(actor.to_owned()), ..event }).await;
+    }
+}
+
+/// Work that takes a large site's documents some time: not on the executor.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Denial> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        tracing::error!(%error, "documents could not be worked on");
+        Denial::Unavailable
+    })
+}
+
+/// What putting documents beside those in force comes to.
+struct Plan {
+    all: Vec<Document>,
+    stored: Vec<StoredDocument>,
+    lines: Vec<String>,
+    events: Vec<Event>,
+    warnings: Vec<String>,
+}
+
+impl Plan {
+    fn new(
+        mut documents: BTreeMap<Key, Document>,
+        new: Vec<Document>,
+        context: &ParseContext,
+    ) -> Result<Self, Vec<Fault>> {
+        let (mut to_store, mut lines, mut events) = (Vec::new(), Vec::new(), Vec::new());
+        for document in &new {
+            let change = match documents.get(&key(document)) {
+                None => Some(Change::Create),
+                Some(old) if old.to_json() == document.to_json() => None,
+                Some(_) => Some(Change::Update),
+            };
+            lines.push(format!("{document} {}", change.map_or("unchanged", Change::word)));
+            if let Some(change) = change {
+                to_store.push(stored(document));
+                events.push(change_event(document.kind(), document.name(), change));
+            }
+        }
+        // What is written twice stays twice, for the check to find.
+        new.iter().for_each(|document| drop(documents.remove(&key(document))));
+        let all: Vec<Document> = documents.into_values().chain(new).collect();
+        let warnings = check_set(&all, context)?.iter().map(ToString::to_string).collect();
+        Ok(Self { all, stored: to_store, lines, events, warnings })
     }
 }
 

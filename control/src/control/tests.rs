@@ -2,7 +2,9 @@
 
 mod access;
 mod admin;
+mod changed_terms;
 mod http;
+mod interrupted;
 mod logging_in;
 mod refusals;
 mod scene;

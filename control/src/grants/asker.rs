@@ -16,6 +16,9 @@ const QUESTIONS: Rate = Rate { burst: 200, every: Duration::from_millis(50) };
 const CHALLENGES: Rate = Rate { burst: 60, every: Duration::from_secs(1) };
 /// Wrong answers of one login: ten, then one a minute.
 const FAILURES: Rate = Rate { burst: 10, every: Duration::from_secs(60) };
+/// Records of requests that one login is refused whatever it asks for: an agent that has not heard of its login's end goes
+/// on asking.
+const RECORDS: Rate = Rate { burst: 5, every: Duration::from_secs(60) };
 /// Longest name of a program that is kept: it is a claim of the user's machine.
 const MAX_PROGRAM: usize = 64;
 
@@ -25,12 +28,13 @@ pub struct AccessLimits {
     pub(super) questions: Limit<Id>,
     pub(super) challenges: Limit<Id>,
     pub(super) failures: Limit<Id>,
+    pub(crate) records: Limit<Id>,
 }
 
 impl Default for AccessLimits {
     fn default() -> Self {
         let (questions, challenges) = (Limit::new(QUESTIONS), Limit::new(CHALLENGES));
-        Self { questions, challenges, failures: Limit::new(FAILURES) }
+        Self { questions, challenges, failures: Limit::new(FAILURES), records: Limit::new(RECORDS) }
     }
 }
 

@@ -44,9 +44,10 @@ pub struct GrantBounds {
 impl GrantBounds {
     /// With a tap: counted from the tap, fixed; without: from now. Never beyond the login.
     pub(super) fn new(basis: Basis<'_>, terms: &Terms, login_end: TimeOfDay, now: TimeOfDay) -> Self {
+        let latest = now.after(MAX_LIFETIME).seconds();
         let exp = match basis {
-            Basis::NoTap => now.after(MAX_LIFETIME).seconds(),
-            Basis::Tap(tap) => tap_expiry(tap.time, terms.mfa_interval),
+            Basis::NoTap => latest,
+            Basis::Tap(tap) => tap_expiry(tap.time, terms.mfa_interval).min(latest),
         };
         let session = terms.session.max_session.map_or(login_end, |length| now.after(length).min(login_end));
         Self { issued: now.seconds(), exp: exp.min(login_end.seconds()), session_end: session.seconds() }

@@ -4,9 +4,8 @@ use portlatch_audit::{Event, EventKind};
 use portlatch_protocol::api::{TunnelCertificate, TunnelRequest};
 use portlatch_protocol::identity::Login;
 
-use super::{decode, encode};
+use super::{encode, proven};
 use crate::api::problem::Denial;
-use crate::authority::ProvenKey;
 use crate::control::Control;
 use crate::store::logins::StoredLogin;
 
@@ -38,7 +37,7 @@ impl Control {
         if !self.login_limits.tunnels.take(&login.login.login, self.clock.boot_time()) {
             return Err(Denial::RateLimited);
         }
-        let key = ProvenKey::from_request(&decode(&request.csr)?)?;
+        let key = proven(&request.csr)?;
         if key.spki() == login.spki {
             return Err(Denial::BadRequest("the tunnel key must not be the login key".to_owned()));
         }

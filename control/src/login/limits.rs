@@ -2,11 +2,21 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use portlatch_clock::BootTime;
+use portlatch_protocol::names::{Id, UserName};
 
+use crate::watch::standing::Standing;
+
+/// Attempts from one address: an office behind one address logs in at nine o'clock.
+const PER_ADDRESS: Rate = Rate { burst: 60, every: Duration::from_secs(1) };
+/// Attempts for one user; one that succeeds is given back. Ten guesses, then six a minute.
+const PER_USER: Rate = Rate { burst: 10, every: Duration::from_secs(10) };
+/// Tunnel keys of one login: a daemon makes one at each attach.
+const TUNNELS: Rate = Rate { burst: 30, every: Duration::from_secs(10) };
 /// Keys remembered at once. When they are used up, full buckets are forgotten first; a flood of keys beyond that is
 /// refused, which is what it is for.
 const MAX_KEYS: usize = 16 * 1024;
@@ -18,6 +28,34 @@ pub struct Rate {
     pub burst: u32,
     /// One more after each of these.
     pub every: Duration,
+}
+
+/// The limits on logging in.
+#[derive(Debug)]
+pub struct LoginLimits {
+    pub(super) by_address: Limit<IpAddr>,
+    by_user: Limit<UserName>,
+    /// Names that nobody has stand apart: a flood of them must not keep users out.
+    by_stranger: Limit<UserName>,
+    pub(super) tunnels: Limit<Id>,
+}
+
+impl Default for LoginLimits {
+    fn default() -> Self {
+        Self {
+            by_address: Limit::new(PER_ADDRESS),
+            by_user: Limit::new(PER_USER),
+            by_stranger: Limit::new(PER_USER),
+            tunnels: Limit::new(TUNNELS),
+        }
+    }
+}
+
+impl LoginLimits {
+    /// The limit on attempts with this name.
+    pub(super) fn by_name(&self, standing: &Standing, user: &UserName) -> &Limit<UserName> {
+        if standing.has_user(user) { &self.by_user } else { &self.by_stranger }
+    }
 }
 
 /// A limit on attempts by key.
@@ -70,6 +108,14 @@ impl<K: Hash + Eq + Clone> Limit<K> {
     pub fn has_left(&self, key: &K, now: BootTime) -> bool {
         let buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         buckets.get(key).is_none_or(|bucket| bucket.refilled(self.rate, now).left > 0)
+    }
+}
+
+/// Whom attempts from an address are counted against: an IPv6 host has all of its /64.
+pub fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6((u128::from(address) & !u128::from(u64::MAX)).into()),
+        v4 @ IpAddr::V4(_) => v4,
     }
 }
 

@@ -8,7 +8,7 @@ use portlatch_protocol::resource::{Hold, MfaNeed};
 
 use super::{SessionLimits, Terms, takes_codes};
 use crate::documents::cluster::AuthPreference;
-use crate::documents::resource::ResourceDocument;
+use crate::documents::resource::{MfaScope, ResourceDocument};
 use crate::documents::role::{RoleDocument, RoleOptions};
 
 /// The terms for a user with these roles, of which `granting` open the port in question.
@@ -35,6 +35,22 @@ pub(super) fn settle(
             idle: shortest(|options| options.client_idle_timeout),
         },
         rule: rule(preference, granting),
+    }
+}
+
+impl Terms {
+    /// What of the terms stands in a grant or decides how long and how far it serves, as one text. A grant that was given
+    /// on other terms must be given anew. Which proof was needed is compared apart, since a grant may show more than that.
+    pub fn binding(&self) -> String {
+        let Self { mfa: _, user_verification: _, scope, mfa_interval, hold: _, limits, session, rule: _ } =
+            self;
+        let seconds = |length: Option<Duration>| length.map_or(-1, |it| i128::from(it.as_secs()));
+        let (interval, scope) = (mfa_interval.as_secs(), matches!(scope, MfaScope::Resource));
+        let (length, idle) = (seconds(session.max_session), seconds(session.idle));
+        let ConnectionLimits { connections, rate, burst } = limits;
+        format!(
+            "wide={scope} interval={interval} session={length} idle={idle} limits={connections}/{rate}/{burst}"
+        )
     }
 }
 

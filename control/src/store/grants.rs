@@ -25,6 +25,8 @@ pub struct StoredGrant {
     pub is_user_verified: bool,
     /// When it ends.
     pub expires: TimeOfDay,
+    /// The terms that it was given on ([`crate::policy::Terms::binding`]).
+    pub terms: String,
 }
 
 impl Store {
@@ -35,8 +37,8 @@ impl Store {
     /// [`StoreError`] if the database cannot be written.
     pub async fn add_grant(&self, grant: &StoredGrant, now: TimeOfDay) -> Result<bool, StoreError> {
         let done = sqlx::query(
-            "INSERT INTO grants (id, login, user, device, resource, port, key_id, user_verified, expires) \
-             SELECT ?1, id, user, device, ?3, ?4, ?5, ?6, ?7 FROM logins \
+            "INSERT INTO grants (id, login, user, device, resource, port, key_id, user_verified, expires, terms) \
+             SELECT ?1, id, user, device, ?3, ?4, ?5, ?6, ?7, ?9 FROM logins \
              WHERE id = ?2 AND ended IS NULL AND expires > ?8 \
              AND (?5 IS NULL OR EXISTS (SELECT 1 FROM credentials c WHERE c.id = ?5 AND c.user = logins.user))",
         )
@@ -48,6 +50,7 @@ impl Store {
         .bind(i64::from(grant.is_user_verified))
         .bind(grant.expires.0)
         .bind(now.0)
+        .bind(&grant.terms)
         .execute(&self.writer)
         .await?;
         Ok(done.rows_affected() == 1)
@@ -59,7 +62,7 @@ impl Store {
     /// [`StoreError`] if the database cannot be read.
     pub async fn live_grants(&self, now: TimeOfDay) -> Result<Vec<StoredGrant>, StoreError> {
         let rows = sqlx::query(
-            "SELECT id, login, user, device, resource, port, key_id, user_verified, expires FROM grants \
+            "SELECT id, login, user, device, resource, port, key_id, user_verified, expires, terms FROM grants \
              WHERE revoked IS NULL AND expires > ?",
         )
         .bind(now.0)
@@ -130,5 +133,6 @@ fn read(row: &SqliteRow) -> Result<StoredGrant, StoreError> {
         key_id: key_id.map(|id| name(id, "key name")).transpose()?,
         is_user_verified: verified != 0,
         expires: TimeOfDay(row.try_get(8)?),
+        terms: row.try_get(9)?,
     })
 }

@@ -43,13 +43,30 @@ pub struct StoredLogin {
 const COLUMNS_OF: &str = "SELECT id, user, device, spki, expires, ended FROM logins WHERE id = ?";
 
 impl Store {
-    /// Keeps a login.
+    /// Keeps a login that this security key was tapped for. `false` if the key, or its user, has gone meanwhile.
     ///
     /// # Errors
     /// [`StoreError`] if the database cannot be written.
-    pub async fn add_login(&self, login: &NewLogin<'_>, now: TimeOfDay) -> Result<(), StoreError> {
-        let mut connection = self.writer.acquire().await?;
-        insert_login(&mut connection, login, now).await
+    pub async fn add_login(
+        &self,
+        login: &NewLogin<'_>,
+        key: &Id,
+        now: TimeOfDay,
+    ) -> Result<bool, StoreError> {
+        let done = sqlx::query(
+            "INSERT INTO logins (id, user, device, spki, created, expires) \
+             SELECT ?1, user, ?2, ?3, ?4, ?5 FROM credentials WHERE id = ?6 AND user = ?7",
+        )
+        .bind(login.id.as_str())
+        .bind(login.device.as_str())
+        .bind(login.spki)
+        .bind(now.0)
+        .bind(login.expires.0)
+        .bind(key.as_str())
+        .bind(login.user.as_str())
+        .execute(&self.writer)
+        .await?;
+        Ok(done.rows_affected() == 1)
     }
 
     /// The login of this name, ended or not.

@@ -59,6 +59,16 @@ impl Store {
         Ok(done.rows_affected() == 1)
     }
 
+    /// Forgets taps that seem to come from the future: the clock was set back, and nobody can tell any more how old they
+    /// are.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the database cannot be written.
+    pub async fn forget_future_taps(&self, now: TimeOfDay) -> Result<(), StoreError> {
+        sqlx::query("DELETE FROM taps WHERE time > ?").bind(now.0).execute(&self.writer).await?;
+        Ok(())
+    }
+
     /// Taps of this login and tunnel key since `since` that cover the port, newest first.
     ///
     /// # Errors

@@ -29,7 +29,6 @@ impl std::fmt::Debug for UserSecrets {
 }
 
 /// What an enrolment leaves behind, all of it or nothing.
-#[derive(Debug)]
 pub struct Enrolment<'a> {
     /// SHA-256 of the token.
     pub token_hash: &'a [u8; 32],
@@ -39,6 +38,12 @@ pub struct Enrolment<'a> {
     pub credential: NewCredential<'a>,
     /// The login that the enrolment ends in.
     pub login: NewLogin<'a>,
+}
+
+impl std::fmt::Debug for Enrolment<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Enrolment").field("login", &self.login).finish_non_exhaustive()
+    }
 }
 
 impl Store {

@@ -122,7 +122,8 @@ impl Standing {
         match self.evaluate(&grant.login, &grant.resource, grant.port, now) {
             Verdict::Refused { .. } => false,
             Verdict::Allowed(terms) => {
-                (terms.mfa == MfaNeed::None || grant.key_id.is_some())
+                terms.binding() == grant.terms
+                    && (terms.mfa == MfaNeed::None || grant.key_id.is_some())
                     && (!terms.user_verification || grant.is_user_verified)
             }
         }
