@@ -165,3 +165,21 @@ async fn logins_that_ended_long_ago_do_not_pile_up_at_a_proxy() {
     }
     panic!("450 logins were told, and the proxy never heard that 300 of them are over");
 }
+
+#[tokio::test]
+async fn a_role_that_is_taken_away_and_a_resource_that_goes_are_told_within_two_seconds() {
+    let scene = Scene::new().await;
+    let mut person = scene.person("jerry").await;
+    let wiki = granted(scene.ask(&person, "app/wiki", 80).await);
+    let billing = scene.tap(&mut person, "db/billing", 5432).await.unwrap();
+    let mut watch = watch_of(&scene, &[]);
+    snapshot(&mut watch).await;
+    let without = "kind: user\nmetadata: {name: jerry}\nspec: {roles: [tap]}";
+    scene.control.apply(&file(without), "root").await.unwrap();
+    assert_eq!(change(&mut watch).await, Change::Revoked(vec![wiki.id]));
+    scene.control.delete("db", "billing", "root").await.unwrap();
+    assert_eq!(change(&mut watch).await, Change::ResourceGone(id("db/billing")));
+    assert_eq!(change(&mut watch).await, Change::Revoked(vec![billing.id]));
+    scene.control.delete("user", "jerry", "root").await.unwrap();
+    assert_eq!(change(&mut watch).await, Change::LoginEnded(person.granted.login));
+}
