@@ -30,7 +30,7 @@ use crate::resource::{ProxyAddress, Resource, Zone};
 /// The version of this conversation. A peer of another version is told so and let go.
 pub const VERSION: u16 = 1;
 /// How many resources a part of the catalogue holds at most, so that a part fits a frame whatever their labels.
-pub const MAX_PART: usize = 16;
+pub const MAX_PART: usize = 2;
 /// How many refusals are remembered for each user (design section 7, `status --json`).
 pub const MAX_REFUSALS: usize = 100;
 
@@ -319,16 +319,17 @@ mod tests {
 
     #[test]
     fn the_largest_part_of_a_catalogue_fits_a_frame() {
-        let labels = (0..16).map(|n| (format!("{n:064}"), "v".repeat(64))).collect();
+        // As large as documents can make it: 64 labels of 128 bytes each side, and 256 ports cut up by roles.
+        let labels = (0..64).map(|n| (format!("{n:0128}"), "v".repeat(128))).collect();
         let host = format!("{}.corp.internal", ["a"; 60].join("."));
         let resource = Resource {
             id: format!("kube_cluster/{}", "n".repeat(64)).parse().unwrap(),
             host: host.parse().unwrap(),
-            ports: vec![crate::ports::PortRange::new(1, 65_535).unwrap(); 32],
+            ports: vec![crate::ports::PortRange::new(1000, 65_535).unwrap(); 1024],
             hold: crate::resource::Hold::Hybrid,
             mfa: crate::resource::MfaNeed::Tap,
             labels,
-            description: "d".repeat(256),
+            description: "\u{1f511}".repeat(256),
             proxies: vec!["p".repeat(64).parse().unwrap(); 8],
         };
         let part = CataloguePart {

@@ -151,8 +151,8 @@ fn entries<'n>(fields: &mut Fields<'n, '_>, name: &str) -> Option<&'n [Entry]> {
 }
 
 fn check(text: &str, spot: Spot, report: &mut Report) {
-    if text.chars().count() > MAX_LABEL {
-        report.fault(spot, format!("{} is longer than {MAX_LABEL} characters", quoted(text)));
+    if text.len() > MAX_LABEL {
+        report.fault(spot, format!("{} is longer than {MAX_LABEL} bytes", quoted(text)));
     }
     if text.chars().any(char::is_control) {
         report.fault(spot, format!("{} has a character that cannot be shown", quoted(text)));

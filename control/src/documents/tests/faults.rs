@@ -225,3 +225,15 @@ fn cluster_wide_documents_have_their_rules() {
         ["a.yaml:2:18: there is one vnet_config and its name is vnet-config, not `other`"]
     );
 }
+
+#[test]
+fn labels_are_limited_in_bytes_so_that_a_catalogue_travels() {
+    let label = |text: &str| {
+        format!(
+            "kind: app\nmetadata: {{name: a, labels: {{x: {text}}}}}\nspec: {{uri: 'tcp://10.0.0.1:80'}}\n"
+        )
+    };
+    assert!(super::parse("a.yaml", &label(&"x".repeat(128)), &super::context()).is_ok());
+    let long = faults(&label(&"ä".repeat(65)));
+    assert!(long.len() == 1 && long[0].ends_with("is longer than 128 bytes"), "{long:?}");
+}
