@@ -13,7 +13,7 @@ use portlatch_protocol::identity::IdentityKind;
 use portlatch_protocol::stream::{ALPN, close};
 use portlatch_protocol::tls::{Authority, OneKindOfClient};
 use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{Endpoint, EndpointConfig, Incoming, ServerConfig};
+use quinn::{ConnectionError, Endpoint, EndpointConfig, Incoming, ServerConfig};
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::cipher_suite;
 use rustls::server::NoServerSessionStorage;
@@ -196,16 +196,30 @@ async fn handshake(proxy: Arc<Proxy>, incoming: Incoming, underway: Underway) {
     drop(underway);
     match handshake {
         Ok(Ok(connection)) => tunnel::serve(proxy, connection).await,
-        Ok(Err(error)) => tracing::debug!(%error, %address, "no tunnel"),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, %address, "no tunnel");
+            if is_about_the_certificate(&error) {
+                tunnel::turned_away(&proxy, address, None, "certificate").await;
+            }
+        }
         Err(_) => tracing::debug!(%address, "no tunnel: the handshake took too long"),
     }
 }
+
+/// Whether we ended the handshake because the peer's certificate is none of a tunnel: by RFC 9001 section 4.8 a TLS alert
+/// is an error code of its own.
+fn is_about_the_certificate(error: &ConnectionError) -> bool {
+    let ConnectionError::TransportError(error) = error else { return false };
+    CERTIFICATE_ALERTS.contains(&(u64::from(error.code)))
+}
+
+/// The alerts of RFC 8446 section 6.2 from bad_certificate (42) to certificate_unknown (46), unknown_ca (48), access_denied (49) and certificate_required (116), each as a QUIC error.
+const CERTIFICATE_ALERTS: [u64; 8] = [0x12a, 0x12b, 0x12c, 0x12d, 0x12e, 0x130, 0x131, 0x174];
 
 #[cfg(test)]
 mod tests {
     use portlatch_clock::Clock;
     use portlatch_protocol::identity::Subject;
-    use quinn::ConnectionError;
 
     use super::*;
     use crate::proxy::fixture::ca::TestCa;

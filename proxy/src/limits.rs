@@ -3,7 +3,7 @@
 //! Counted by user, whatever the number of tunnels and devices. An entry stays after a user's last connection, so that
 //! leaving and coming back gives nobody a new allowance; there are at most as many as the cluster has users.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
@@ -16,10 +16,15 @@ pub const MAX_TUNNELS: u32 = 8;
 /// is refused this often does not listen; over it its tunnel is closed.
 const REFUSALS: (u32, u32) = (20, 1000);
 
+/// Refused tunnels that are put on the record, of all peers together, in the long run and in one burst: whoever has no
+/// certificate must not be able to fill the audit.
+const TURNED_AWAY: (u32, u32) = (1, 100);
+
 /// The table of users.
 #[derive(Debug, Default)]
 pub struct Limits {
     users: DashMap<UserName, Usage>,
+    turned_away: Mutex<Bucket>,
 }
 
 #[derive(Debug, Default)]
@@ -75,6 +80,16 @@ impl Limits {
     pub fn refusal(&self, user: &UserName, now: Instant) -> Result<(), OverLimit> {
         let (rate, burst) = REFUSALS;
         self.users.entry(user.clone()).or_default().refused.take(rate, burst, now)
+    }
+
+    /// Counts a refused tunnel.
+    ///
+    /// # Errors
+    /// [`OverLimit`] if there were too many to put on the record.
+    pub fn turned_away(&self, now: Instant) -> Result<(), OverLimit> {
+        let (rate, burst) = TURNED_AWAY;
+        // Held for these few instructions alone.
+        self.turned_away.lock().unwrap_or_else(PoisonError::into_inner).take(rate, burst, now)
     }
 
     fn place(self: &Arc<Self>, user: &UserName, kind: Kind) -> Place {
@@ -160,6 +175,14 @@ mod tests {
         let later = now + Duration::from_millis(100);
         assert!(limits.connection(&user, LIMITS, later).is_ok());
         assert!(limits.connection(&user, LIMITS, later).is_err());
+    }
+
+    #[test]
+    fn refused_tunnels_fill_no_record() {
+        let (limits, _, now) = fixture();
+        let kept = (0..1000).filter(|_| limits.turned_away(now).is_ok()).count();
+        assert_eq!(kept, 100);
+        assert!(limits.turned_away(now + Duration::from_secs(2)).is_ok());
     }
 
     #[test]

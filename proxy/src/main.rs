@@ -54,10 +54,22 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             // Nobody is left to be told if standard error is gone.
-            let _ = writeln!(std::io::stderr().lock(), "portlatch-proxy: {error:#}");
+            let _ = writeln!(std::io::stderr().lock(), "portlatch-proxy: {}", told(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error with its causes, but none that the text before it has said already.
+fn told(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |told, cause| {
+        let cause = cause.to_string();
+        match told.contains(&cause) {
+            true => told,
+            false if told.is_empty() => cause,
+            false => format!("{told}: {cause}"),
+        }
+    })
 }
 
 fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {

@@ -5,10 +5,11 @@ use std::sync::atomic::Ordering;
 
 use portlatch_audit::{Durability, Event, EventKind, Spool, SpoolError};
 use portlatch_clock::Clock;
+use portlatch_protocol::identity::Login;
 use portlatch_protocol::names::ProxyName;
 use portlatch_protocol::stream::Open;
 
-use crate::grant::{TunnelIdentity, VerifiedGrant};
+use crate::grant::VerifiedGrant;
 use crate::sessions::{EndReason, LiveSession};
 
 /// The proxy's hand on its spool.
@@ -78,13 +79,13 @@ impl Recorder {
         }
     }
 
-    /// Writes that a stream was refused.
+    /// Writes that a stream or a tunnel was refused.
     pub async fn denied(&self, denial: Denial<'_>) {
-        let Denial { tunnel, client, open, reason, detail } = denial;
+        let Denial { login, client, open, reason, detail } = denial;
         let event = Event {
-            user: Some(tunnel.login.user.clone()),
-            login: Some(tunnel.login.login.clone()),
-            device: Some(tunnel.login.device.clone()),
+            user: login.map(|login| login.user.clone()),
+            login: login.map(|login| login.login.clone()),
+            device: login.map(|login| login.device.clone()),
             resource: open.map(|open| open.resource.clone()),
             port: open.map(|open| open.port),
             program: open.and_then(|open| open.program.clone()),
@@ -99,11 +100,11 @@ impl Recorder {
     }
 }
 
-/// A refused stream.
+/// A refused stream or tunnel.
 #[derive(Debug)]
 pub struct Denial<'a> {
-    /// Whose.
-    pub tunnel: &'a TunnelIdentity,
+    /// Whose, if a certificate said so that can be believed.
+    pub login: Option<&'a Login>,
     /// From where.
     pub client: std::net::SocketAddr,
     /// What it asked for, if that could be read.

@@ -116,12 +116,19 @@ async fn deny(
     reason: &str,
     detail: Option<String>,
 ) -> OpenRefusal {
+    let (login, client) = (Some(&tunnel.identity.login), tunnel.client());
     if proxy.limits.refusal(&tunnel.identity.login.user, Instant::now()).is_err() {
+        // One record for all that is refused from now on: the streams under way are many.
+        if tunnel.gives_up() {
+            let detail =
+                Some(format!("too many refused streams, the last for {reason}: the tunnel is closed"));
+            let reason = OpenRefusal::Limit.as_str();
+            proxy.recorder.denied(Denial { login, client, open: Some(open), reason, detail }).await;
+        }
         tunnel.connection.close(close::LIMIT.into(), b"too many refused streams");
         return refusal;
     }
-    let (identity, client) = (&tunnel.identity, tunnel.client());
-    proxy.recorder.denied(Denial { tunnel: identity, client, open: Some(open), reason, detail }).await;
+    proxy.recorder.denied(Denial { login, client, open: Some(open), reason, detail }).await;
     refusal
 }
 

@@ -2,17 +2,19 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Instant;
 
-use portlatch_protocol::identity::{Identity, Subject};
+use portlatch_protocol::identity::{Identity, Login, Subject};
 use portlatch_protocol::stream::close;
 use portlatch_protocol::thumbprint::Thumbprint;
 use quinn::{Connection, VarInt};
 use rustls::pki_types::CertificateDer;
 use tokio::task::JoinSet;
 
-use crate::grant::TunnelIdentity;
+use crate::grant::{GrantFault, TunnelIdentity};
 use crate::proxy::Proxy;
+use crate::record::Denial;
 use crate::session;
 use crate::sessions::LiveTunnel;
 
@@ -30,9 +32,15 @@ pub struct Tunnel {
     /// What it runs on.
     pub connection: Connection,
     streams: AtomicU32,
+    has_given_up: AtomicBool,
 }
 
 impl Tunnel {
+    /// Marks that nothing more is expected of this tunnel; true the first time alone.
+    pub fn gives_up(&self) -> bool {
+        !self.has_given_up.swap(true, Ordering::Relaxed)
+    }
+
     /// Where the other end is now.
     pub fn client(&self) -> SocketAddr {
         let address = self.connection.remote_address();
@@ -55,18 +63,32 @@ pub async fn serve(proxy: Arc<Proxy>, connection: Connection) {
     };
     let login = identity.login.clone();
     let Ok(_place) = proxy.limits.tunnel(&login.user) else {
-        return connection.close(close::LIMIT.into(), b"too many tunnels");
+        connection.close(close::LIMIT.into(), b"too many tunnels");
+        return turned_away(&proxy, connection.remote_address(), Some(&login), "limit").await;
     };
     let live = LiveTunnel { login: login.clone(), connection: connection.clone() };
     let _entry = proxy.sessions.add_tunnel(live);
     // After the tunnel is in the table, so that no lock can pass between look and entry.
-    if proxy.view.tunnel_objection(&login).is_some() {
-        return connection.close(close::LOCKED.into(), b"locked or gone");
+    if let Some(objection) = proxy.view.tunnel_objection(&login) {
+        connection.close(close::LOCKED.into(), b"locked or gone");
+        let reason = GrantFault::from(objection).to_string();
+        return turned_away(&proxy, connection.remote_address(), Some(&login), &reason).await;
     }
     tracing::debug!(user = %login.user, login = %login.login, "tunnel up");
     let streams = AtomicU32::new(INITIAL_STREAMS);
-    serve_streams(&proxy, Arc::new(Tunnel { identity, connection, streams })).await;
+    let tunnel = Tunnel { identity, connection, streams, has_given_up: AtomicBool::new(false) };
+    serve_streams(&proxy, Arc::new(tunnel)).await;
     tracing::debug!(login = %login.login, "tunnel down");
+}
+
+/// Puts on the record that a tunnel was refused, unless that many were of late that the record would be filled by it.
+pub async fn turned_away(proxy: &Proxy, address: SocketAddr, login: Option<&Login>, reason: &str) {
+    if proxy.limits.turned_away(Instant::now()).is_err() {
+        return tracing::debug!(%address, reason, "a tunnel was refused");
+    }
+    let client = SocketAddr::new(address.ip().to_canonical(), address.port());
+    let detail = Some("no tunnel".to_owned());
+    proxy.recorder.denied(Denial { login, client, open: None, reason, detail }).await;
 }
 
 async fn serve_streams(proxy: &Arc<Proxy>, tunnel: Arc<Tunnel>) {

@@ -55,6 +55,22 @@ fn a_directory_that_is_none_is_told_in_one_sentence() {
     assert!(message.contains("portlatch-proxy init"), "{message}");
 }
 
+#[test]
+fn a_port_that_is_taken_is_told_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let dir = directory.path().join("proxy");
+    make_cluster(&dir);
+    let holder = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let taken = format!("listen = \"{}\"", holder.local_addr().unwrap());
+    let file = dir.join("proxy.toml");
+    let config = std::fs::read_to_string(&file).unwrap().replace("listen = \"127.0.0.1:0\"", &taken);
+    std::fs::write(&file, config).unwrap();
+    let Output { status, stderr, .. } = portlatch_proxy(&dir, &["run"]).output().unwrap();
+    let message = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(1));
+    assert_eq!(message.matches("Address already in use").count(), 1, "{message}");
+}
+
 fn make_cluster(dir: &Path) {
     let made =
         portlatch_proxy(dir, &["init", "--public-host", "proxy.example.com", "--json"]).output().unwrap();

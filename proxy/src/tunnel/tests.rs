@@ -5,7 +5,8 @@ mod lifecycle;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use portlatch_protocol::stream::{Answer, OpenRefusal, reset};
+use portlatch_protocol::grant::GrantClaims;
+use portlatch_protocol::stream::{Answer, Open, OpenRefusal, reset};
 use portlatch_protocol::watch::{Change, ProxyResource};
 use quinn::{ReadError, WriteError};
 use socket2::SockRef;
@@ -13,7 +14,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use crate::proxy::fixture::network::{Network, PATIENCE};
+use crate::proxy::fixture::ca;
+use crate::proxy::fixture::network::{Network, PATIENCE, open_with};
 use crate::proxy::fixture::resource;
 
 /// A target and a proxy that dials it.
@@ -179,21 +181,38 @@ async fn a_target_on_this_machine_is_forbidden_unless_the_resource_says_so() {
 #[tokio::test]
 async fn a_refused_grant_reaches_no_target_and_is_audited() {
     let (network, target) = network_with_target().await;
-    let client = network.tunnel().await;
-    let bad = network.open(&client, |claims| claims.port = 6432);
-    let (_, _, answer) = client.open(&bad).await;
-    assert_eq!(answer, Answer::Refused(OpenRefusal::BadGrant));
-    let expired = network.open(&client, |claims| claims.exp -= 400);
-    let (_, _, answer) = client.open(&expired).await;
-    assert_eq!(answer, Answer::Refused(OpenRefusal::GrantEnded));
-    let elsewhere = portlatch_protocol::stream::Open {
-        host: "other.corp.internal".parse().unwrap(),
-        ..network.open(&client, |_| {})
-    };
-    let (_, _, answer) = client.open(&elsewhere).await;
-    assert_eq!(answer, Answer::Refused(OpenRefusal::UnknownResource));
-    let denied = network.records_come("access.denied", 3).await;
-    for (record, reason) in denied.iter().zip(["other_port", "expired", "unknown_resource"]) {
+    let (client, neighbour) = (network.tunnel().await, network.tunnel().await);
+    let good = network.open(&client, |_| {});
+    let signed_by_another = ca::sign(
+        &ca::header(),
+        &ca::claims(client.thumbprint(), &network.clock),
+        &rcgen::KeyPair::generate().unwrap(),
+    );
+    let altered = good.grant.replacen('.', ".A", 1);
+    let revoked = network.open(&client, |claims| claims.jti = "0d".parse().unwrap());
+    network.tell_change(Change::Revoked(vec!["0d".parse().unwrap()])).await;
+    network.until(|proxy| proxy.view.is_revoked(&"0d".parse().unwrap())).await;
+    let elsewhere = Open { host: "other.corp.internal".parse().unwrap(), ..good.clone() };
+    let other_resource = |claims: &mut GrantClaims| claims.resource = "db/payroll".parse().unwrap();
+    let cases = [
+        (open_with(""), OpenRefusal::BadGrant, "malformed"),
+        (network.open(&client, |claims| claims.port = 6432), OpenRefusal::BadGrant, "other_port"),
+        (network.open(&client, other_resource), OpenRefusal::BadGrant, "other_resource"),
+        (
+            network.open(&client, |claims| claims.login = "0af4".parse().unwrap()),
+            OpenRefusal::BadGrant,
+            "other_login",
+        ),
+        (network.open(&neighbour, |_| {}), OpenRefusal::BadGrant, "other_key"),
+        (network.open(&client, |claims| claims.exp -= 400), OpenRefusal::GrantEnded, "expired"),
+        (open_with(&altered), OpenRefusal::BadGrant, "bad_signature"),
+        (open_with(&signed_by_another), OpenRefusal::BadGrant, "bad_signature"),
+        (revoked, OpenRefusal::GrantEnded, "revoked"),
+        (elsewhere, OpenRefusal::UnknownResource, "unknown_resource"),
+    ];
+    for (number, (open, refusal, reason)) in cases.into_iter().enumerate() {
+        assert_eq!(client.open(&open).await.2, Answer::Refused(refusal), "{reason}");
+        let record = &network.records_come("access.denied", number + 1).await[number];
         assert!(record.line.contains(&format!(r#""reason":"{reason}""#)), "{}", record.line);
         assert!(record.line.contains(r#""user":"jerry""#) && record.line.contains(r#""program":"psql""#));
     }

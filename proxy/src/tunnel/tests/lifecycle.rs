@@ -249,6 +249,10 @@ async fn certificates_of_other_kinds_and_clusters_make_no_tunnel() {
         let error = timeout(PATIENCE, client.connection.closed()).await.expect("the tunnel is refused");
         assert!(matches!(error, ConnectionError::ConnectionClosed(_)), "{error}");
     }
+    let denied = network.records_come("access.denied", 4).await;
+    let of_certificate =
+        |line: &str| line.contains(r#""reason":"certificate""#) && !line.contains("\"user\"");
+    assert!(denied.iter().all(|record| of_certificate(&record.line)), "{denied:?}");
     network.session(&network.tunnel().await).await;
 }
 
@@ -267,4 +271,7 @@ async fn a_client_that_is_always_refused_loses_its_tunnel() {
     };
     timeout(PATIENCE * 3, refused).await.expect("the tunnel is closed");
     assert_eq!(close_code(&client).await, u64::from(close::LIMIT));
+    let denied = network.records("access.denied");
+    let last = &denied.last().unwrap().line;
+    assert!(last.contains(r#""reason":"limit""#) && last.contains("the tunnel is closed"), "{last}");
 }
