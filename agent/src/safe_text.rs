@@ -25,6 +25,10 @@ pub(crate) fn plain(error: &std::io::Error) -> String {
 
 /// An error's text, as the sentence of its own that it becomes.
 pub(crate) fn sentence(text: &str) -> String {
+    // A host's name is written as it is.
+    if text.split(' ').next().is_some_and(|word| word.contains('.')) {
+        return text.to_owned();
+    }
     let mut rest = text.chars();
     rest.next().map_or_else(String::new, |first| first.to_uppercase().chain(rest).collect())
 }
@@ -71,6 +75,12 @@ fn is_harmless(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sentence_begins_with_a_capital_letter_or_a_host() {
+        assert_eq!(sentence("the tap failed."), "The tap failed.");
+        assert_eq!(sentence("proxy.example.com is silent."), "proxy.example.com is silent.");
+    }
 
     #[test]
     fn what_the_system_said_comes_without_its_number() {
