@@ -7,7 +7,7 @@ use portlatch_protocol::identity::Subject;
 use portlatch_protocol::stream::{Answer, OpenRefusal, close, reset};
 use portlatch_protocol::watch::{Change, Lock, LockTarget, MAX_SILENCE};
 use quinn::{ConnectionError, ReadError, RecvStream};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 use super::{accept, network_with_target};
@@ -143,6 +143,35 @@ async fn no_session_begins_without_its_record() {
     assert_eq!(answer, Answer::Refused(OpenRefusal::Unavailable));
     assert!(timeout(Duration::from_millis(100), target.accept()).await.is_err(), "the target was dialled");
     assert_eq!(network.proxy.sessions.count(), 0);
+}
+
+#[tokio::test]
+async fn a_full_audit_stops_new_sessions_and_no_others() {
+    let target = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    // Room for some sessions' starts, and for the ends of all that began.
+    let network = Network::silent(16_000);
+    network.tell_snapshot(target.local_addr().unwrap()).await;
+    let client = network.tunnel().await;
+    let (mut send, mut receive) = network.session(&client).await;
+    let mut server = accept(&target).await;
+    let mut others = Vec::new();
+    let last = loop {
+        let (send, receive, answer) = client.open(&network.open(&client, |_| {})).await;
+        match answer {
+            Answer::Opened => others.push((send, receive, accept(&target).await)),
+            Answer::Refused(refusal) => break refusal,
+        }
+        assert!(others.len() < 100, "the audit is never full");
+    };
+    assert_eq!(last, OpenRefusal::Unavailable);
+    send.write_all(b"still here").await.unwrap();
+    send.finish().unwrap();
+    let mut heard = Vec::new();
+    timeout(PATIENCE, server.read_to_end(&mut heard)).await.unwrap().unwrap();
+    server.write_all(&heard).await.unwrap();
+    drop(server);
+    assert_eq!(timeout(PATIENCE, receive.read_to_end(64)).await.unwrap().unwrap(), b"still here");
+    network.records_come("session.end", 1).await;
 }
 
 #[tokio::test]
