@@ -3,6 +3,7 @@
 //! Back-pressure goes from end to end: nothing is read that the other side has not room for. A half-close travels as a
 //! half-close (the stream's FIN), a reset as a reset.
 
+use bytes::Bytes;
 use portlatch_protocol::stream::reset;
 use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
 
@@ -10,8 +11,9 @@ use crate::budget::{Budget, OverBudget};
 use crate::flow::{Flow, FlowReset};
 use crate::tunnel::Session;
 
-/// Most that is taken from the stream at once; what the stack has no room for waits here, and nowhere else.
-const MAX_CHUNK: usize = 256 * 1024;
+/// Chunks that are taken from the stream at once: a datagram's payload each, some 45 KiB in all. What the stack has no
+/// room for waits here, and nowhere else.
+const CHUNKS: usize = 32;
 
 /// Copies until both directions have ended, or one of them breaks.
 pub(crate) async fn both_ways(flow: &Flow, session: Session, budget: &Budget) {
@@ -83,8 +85,9 @@ async fn upload(flow: &Flow, send: &mut SendStream) -> Result<(), Broken> {
 }
 
 async fn download(flow: &Flow, receive: &mut RecvStream, budget: &Budget) -> Result<(), Broken> {
-    while let Some(chunk) = receive.read_chunk(MAX_CHUNK, true).await? {
-        budget.while_stalled(flow.write(chunk.bytes)).await??;
+    let mut chunks: [Bytes; CHUNKS] = std::array::from_fn(|_| Bytes::new());
+    while let Some(filled) = receive.read_chunks(&mut chunks).await? {
+        budget.while_stalled(flow.write(&mut chunks[..filled])).await??;
     }
     flow.finish();
     Ok(())

@@ -233,18 +233,27 @@ impl Flow {
         .await
     }
 
-    /// Hands all of `data` to the stack, as fast as the program reads.
-    pub(crate) async fn write(&self, mut data: Bytes) -> Result<(), FlowReset> {
-        while !data.is_empty() {
-            let written = poll_fn(|context| match self.stack.kick(|stack| stack.write(self.id, &data)) {
-                Ok(written) => Poll::Ready(Ok(written)),
+    /// Hands all of `chunks` to the stack, in order and as fast as the program reads; they are empty afterwards.
+    pub(crate) async fn write(&self, chunks: &mut [Bytes]) -> Result<(), FlowReset> {
+        let mut left = chunks.iter_mut().filter(|chunk| !chunk.is_empty()).peekable();
+        poll_fn(|context| {
+            // One borrow for all that fits: a chunk is as small as a datagram.
+            let written = self.stack.kick(|stack| {
+                while let Some(chunk) = left.peek_mut() {
+                    bytes::Buf::advance(*chunk, stack.write(self.id, chunk)?);
+                    if chunk.is_empty() {
+                        left.next();
+                    }
+                }
+                Ok(())
+            });
+            match written {
+                Ok(()) => Poll::Ready(Ok(())),
                 Err(WriteError::Reset) => Poll::Ready(Err(FlowReset)),
                 Err(WriteError::Blocked) => self.wait(|wakers| &mut wakers.writable, context),
-            })
-            .await?;
-            bytes::Buf::advance(&mut data, written);
-        }
-        Ok(())
+            }
+        })
+        .await
     }
 
     /// Ends our direction once all that was written has been delivered.

@@ -81,10 +81,10 @@ impl Program {
     async fn session(&mut self, login: &Rc<Login>, place: &Place) -> Result<Session, Ended> {
         match self.try_open(login, place).await {
             // Revoked, or the policy behind it changed, since it was granted: ask once more, then believe it.
-            Err(TryError::GrantEnded) => {
-                login.handle_grant_ended(place);
+            Err(TryError::GrantEnded(token)) => {
+                login.handle_grant_ended(place, &token);
                 self.try_open(login, place).await.map_err(|error| match error {
-                    TryError::GrantEnded => Ended::Refused(RefusalReason::Policy),
+                    TryError::GrantEnded(_) => Ended::Refused(RefusalReason::Policy),
                     TryError::Ended(ended) => ended,
                 })
             }
@@ -105,7 +105,7 @@ impl Program {
         tokio::select! {
             () = self.gone() => Err(TryError::Ended(Ended::ProgramGone)),
             session = login.tunnels.open(&place.resource, &open) => session.map_err(|error| match error {
-                OpenError::Refused(OpenRefusal::GrantEnded) => TryError::GrantEnded,
+                OpenError::Refused(OpenRefusal::GrantEnded) => TryError::GrantEnded(open.grant.clone()),
                 OpenError::Refused(_) | OpenError::NoProxy => TryError::Ended(Ended::Refused(error.reason())),
             }),
         }
@@ -219,7 +219,9 @@ impl Program {
     }
 }
 
+/// Why one attempt brought no session.
 enum TryError {
-    GrantEnded,
+    /// The proxy would not have this grant any more.
+    GrantEnded(String),
     Ended(Ended),
 }

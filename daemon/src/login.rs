@@ -19,6 +19,8 @@ use crate::tunnel::Tunnels;
 
 /// SYNs of one login that are held at once (design section 8).
 const MAX_HELD: usize = 2048;
+/// Taps beforehand that wait for their tunnel at once: a person makes one at a time.
+const MAX_PREPARING: usize = 8;
 /// Verdicts that a flow may not have read yet: a tap is needed, and the last word.
 const MAX_VERDICTS: usize = 2;
 
@@ -54,6 +56,8 @@ pub(crate) struct Login {
     waiters: RefCell<HashMap<WaiterId, mpsc::Sender<Verdict>>>,
     last_waiter: Cell<u64>,
     held: Cell<usize>,
+    /// Tunnels that the agent wants before a tap, and that are not up yet.
+    preparing: Cell<usize>,
     to_agent: mpsc::Sender<ToAgent>,
     /// Rung when the tracker's next deadline may have changed.
     deadline_changed: Notify,
@@ -87,6 +91,7 @@ impl Login {
             waiters: RefCell::default(),
             last_waiter: Cell::default(),
             held: Cell::default(),
+            preparing: Cell::default(),
             to_agent,
             deadline_changed: Notify::new(),
             clock,
@@ -145,10 +150,10 @@ impl Login {
         Waiter { login: Rc::clone(self), key, id, verdicts }
     }
 
-    /// A proxy said that the grant for this place has ended.
-    pub(crate) fn handle_grant_ended(&self, place: &Place) {
+    /// A proxy said that this grant for this place has ended.
+    pub(crate) fn handle_grant_ended(&self, place: &Place, token: &str) {
         let key = PortKey { resource: place.resource.id.clone(), port: place.port };
-        self.tracker.borrow_mut().handle_grant_ended(&key);
+        self.tracker.borrow_mut().handle_grant_ended(&key, token);
     }
 
     /// A message of the agent.
@@ -245,12 +250,17 @@ impl Login {
 
     /// The agent taps beforehand: it hears whether a tunnel is up.
     fn prepare_tunnel(self: &Rc<Self>, request: u64, resource: ResourceId) {
+        if self.preparing.get() >= MAX_PREPARING {
+            return self.tell(ToAgent::Cancel(request, RefusalReason::Limit));
+        }
+        self.preparing.set(self.preparing.get() + 1);
         let login = Rc::clone(self);
         tokio::task::spawn_local(async move {
             let answer = match login.has_tunnel_for(&resource).await {
                 true => ToAgent::Proceed(request),
                 false => ToAgent::Cancel(request, RefusalReason::NoProxy),
             };
+            login.preparing.set(login.preparing.get().saturating_sub(1));
             login.tell(answer);
         });
     }

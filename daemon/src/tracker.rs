@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use portlatch_clock::BootTime;
 use portlatch_protocol::attach::{AccessWanted, Grant, HeldGrant};
+use portlatch_protocol::grant::MAX_GRANT_BYTES;
 use portlatch_protocol::names::{Hostname, ResourceId};
 use portlatch_protocol::refusal::RefusalReason;
 
@@ -36,6 +37,13 @@ const RENEW_BELOW: Duration = Duration::from_secs(120);
 pub(crate) const MAX_WAITING: usize = 1024;
 /// Flows that wait for a tap at one port (design section 8).
 pub(crate) const MAX_WAITING_AT_PORT: usize = 256;
+/// Grants that a status shows: with the refusals beside them it must fit one frame.
+const MAX_SHOWN: usize = 64;
+/// Longest program name that is kept: the agent sends no longer ones.
+const MAX_PROGRAM: usize = 256;
+/// Ways of proving presence that one grant names, and the length of each (RFC 8176's are all shorter).
+const MAX_METHODS: usize = 8;
+const MAX_METHOD: usize = 16;
 /// Ports that are tracked at once for one login: every wait and every grant is one. Over it, refused.
 const MAX_PORTS: usize = 8192;
 
@@ -214,6 +222,9 @@ impl Tracker {
 
     /// The agent brings the grant.
     pub fn handle_granted(&mut self, request: u64, grant: Grant, now: BootTime) {
+        if !is_sound(&grant) {
+            return self.handle_refused(request, RefusalReason::Policy, now);
+        }
         let Some(key) = self.requests.remove(&request) else { return };
         self.handle_offer(key, grant, now);
     }
@@ -221,7 +232,7 @@ impl Tracker {
     /// A grant for this port, asked for or not.
     pub fn handle_offer(&mut self, key: PortKey, grant: Grant, now: BootTime) {
         let is_new = !self.ports.contains_key(&key);
-        if is_new && self.ports.len() >= MAX_PORTS {
+        if !is_sound(&grant) || is_new && self.ports.len() >= MAX_PORTS {
             return;
         }
         let until = now + grant.expires_in.min(portlatch_protocol::grant::MAX_LIFETIME);
@@ -250,9 +261,12 @@ impl Tracker {
         self.tell_refused(&key, reason, rests.then(|| now + REST));
     }
 
-    /// A proxy said that the grant has ended (revoked, or the policy behind it changed): the next flow asks anew.
-    pub fn handle_grant_ended(&mut self, key: &PortKey) {
-        if let Some(Access::Granted { renewal, .. }) = self.ports.get(key) {
+    /// A proxy said that this grant has ended (revoked, or the policy behind it changed): the next flow asks anew. A
+    /// newer grant that has come meanwhile stays.
+    pub fn handle_grant_ended(&mut self, key: &PortKey, token: &str) {
+        if let Some(Access::Granted { grant, renewal, .. }) = self.ports.get(key)
+            && grant.token == token
+        {
             if let Some(renewal) = renewal {
                 self.requests.remove(&renewal.request);
             }
@@ -283,7 +297,7 @@ impl Tracker {
         self.events.pop_front()
     }
 
-    /// The grants that serve now.
+    /// The grants that serve now, as many as a status shows.
     pub fn grants(&self, now: BootTime) -> Vec<HeldGrant> {
         let held = |(key, access): (&PortKey, &Access)| match access {
             Access::Granted { grant, until, .. } => Some(HeldGrant {
@@ -294,7 +308,12 @@ impl Tracker {
             }),
             Access::Asked { .. } | Access::Tapping { .. } | Access::Resting { .. } => None,
         };
-        self.ports.iter().filter_map(held).filter(|grant| !grant.expires_in.is_zero()).collect()
+        self.ports
+            .iter()
+            .filter_map(held)
+            .filter(|grant| !grant.expires_in.is_zero())
+            .take(MAX_SHOWN)
+            .collect()
     }
 
     /// Whether one more flow may wait for the tap that is needed at this port; true where none is.
@@ -395,6 +414,14 @@ impl Access {
             Self::Resting { until } => *until,
         }
     }
+}
+
+/// Whether a grant is one that control may have issued: its parts are as short as they must be to travel on.
+fn is_sound(grant: &Grant) -> bool {
+    grant.token.len() <= MAX_GRANT_BYTES
+        && grant.program.as_ref().is_none_or(|program| program.len() <= MAX_PROGRAM)
+        && grant.amr.len() <= MAX_METHODS
+        && grant.amr.iter().all(|method| method.len() <= MAX_METHOD)
 }
 
 fn count(waiting: &[WaiterId]) -> u32 {

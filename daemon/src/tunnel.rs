@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) mod credentials;
 mod dial;
+pub(crate) mod endpoint;
 mod lost;
 
 use credentials::TunnelCredentials;

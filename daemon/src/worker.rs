@@ -25,6 +25,7 @@ use crate::login::{Login, Place, Sight};
 use crate::os::sock_diag::SocketOwners;
 use crate::refusals::Refusals;
 use crate::tun::Tun;
+use crate::tunnel;
 use crate::tunnel::credentials::STREAM_WINDOW;
 
 pub(crate) mod command;
@@ -100,7 +101,7 @@ pub(crate) async fn run(
         refusals: RefCell::default(),
         tasks: RefCell::default(),
         flows: Cell::default(),
-        endpoint: endpoint().map_err(WorkerError::Endpoint)?,
+        endpoint: tunnel::endpoint::open().map_err(WorkerError::Endpoint)?,
         budget: Budget::new(STREAM_WINDOW as usize),
         clock,
     });
@@ -117,13 +118,6 @@ pub(crate) async fn run(
     };
     worker.end_all(&tun).await;
     ended
-}
-
-/// One UDP socket for all tunnels, for both families where the machine has both.
-fn endpoint() -> std::io::Result<quinn::Endpoint> {
-    let dual_stack = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 0));
-    let only_v4 = SocketAddr::from((std::net::Ipv4Addr::UNSPECIFIED, 0));
-    quinn::Endpoint::client(dual_stack).or_else(|_| quinn::Endpoint::client(only_v4))
 }
 
 impl Worker {

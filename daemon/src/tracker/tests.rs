@@ -185,6 +185,62 @@ fn an_answer_to_a_request_that_is_over_changes_nothing() {
     assert_eq!(events(&mut tracker), []);
 }
 
+#[test]
+fn a_grant_that_could_not_travel_on_is_taken_for_a_refusal() {
+    for unsound in [
+        Grant { token: "t".repeat(MAX_GRANT_BYTES + 1), ..grant(&[]) },
+        Grant { program: Some("p".repeat(MAX_PROGRAM + 1)), ..grant(&[]) },
+        grant(&["a method with a very long name"]),
+    ] {
+        let (mut tracker, now) = start();
+        flow(&mut tracker, 5432, 1, now);
+        let request = asked(&events(&mut tracker))[0];
+        tracker.handle_offer(key(6432), unsound.clone(), now);
+        tracker.handle_granted(request, unsound, now);
+        assert_eq!(verdicts(&events(&mut tracker)), [(1, Verdict::Refused(RefusalReason::Policy))]);
+        assert_eq!(tracker.grants(now), []);
+    }
+}
+
+#[test]
+fn a_grant_that_ended_takes_no_newer_one_with_it() {
+    let (mut tracker, now) = start();
+    tracker.handle_offer(key(5432), Grant { token: "newer".into(), ..grant(&[]) }, now);
+    tracker.handle_grant_ended(&key(5432), "older");
+    assert_eq!(tracker.grants(now).len(), 1);
+    tracker.handle_grant_ended(&key(5432), "newer");
+    assert_eq!(tracker.grants(now).len(), 0);
+}
+
+#[test]
+fn a_status_with_every_grant_and_refusal_fits_a_frame() {
+    use portlatch_protocol::attach::{MAX_REFUSALS, Refusal, Status, ToAgent};
+    use portlatch_protocol::frame::{MAX_LOCAL_FRAME, encode};
+    let (mut tracker, now) = start();
+    let resource: ResourceId = format!("kube_cluster/{}", "n".repeat(64)).parse().unwrap();
+    let amr = vec!["m".repeat(MAX_METHOD); MAX_METHODS];
+    for port in 1..=1500 {
+        let key = PortKey { resource: resource.clone(), port };
+        tracker.handle_offer(key, Grant { amr: amr.clone(), ..grant(&[]) }, now);
+    }
+    let refusal = Refusal {
+        time: i64::MAX,
+        resource: Some(resource),
+        host: "h".repeat(253),
+        port: u16::MAX,
+        inode: u64::MAX,
+        reason: RefusalReason::TargetUnreachable,
+    };
+    let status = Status {
+        agent: Some(u32::MAX),
+        grants: tracker.grants(now),
+        refusals: vec![refusal; MAX_REFUSALS],
+        tunnels: vec!["p".repeat(64).parse().unwrap(); 8],
+        flows: u32::MAX,
+    };
+    assert!(encode(&ToAgent::Status(status), MAX_LOCAL_FRAME).is_ok());
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Flow(u16),
@@ -238,7 +294,7 @@ proptest! {
                 Step::PromptOpened(request) => tracker.handle_prompt_opened(request, MINUTE, now),
                 Step::Granted(request) => tracker.handle_granted(request, grant(&[]), now),
                 Step::Refused(request) => tracker.handle_refused(request, RefusalReason::Denied, now),
-                Step::GrantEnded(port) => tracker.handle_grant_ended(&key(port)),
+                Step::GrantEnded(port) => tracker.handle_grant_ended(&key(port), "t"),
                 Step::Wait(seconds) => now = now + Duration::from_secs(seconds),
             }
             tracker.handle_timeout(now);

@@ -178,7 +178,7 @@ async fn answer_queries(flow: &Flow, worker: &Worker) {
                 let Some(answer) = answer(worker, &query).await else { continue };
                 let mut framed = Vec::with_capacity(answer.len() + 2);
                 TcpFramer::frame(&answer, &mut framed);
-                let written = tokio::time::timeout(TCP_IDLE, flow.write(Bytes::from(framed))).await;
+                let written = tokio::time::timeout(TCP_IDLE, flow.write(&mut [Bytes::from(framed)])).await;
                 if !matches!(written, Ok(Ok(()))) {
                     return flow.reset();
                 }
