@@ -77,9 +77,9 @@ impl KeyNotice {
     /// For the person.
     pub(crate) const fn text(self) -> &'static str {
         match self {
-            Self::PlugIn => "plug in your security key",
-            Self::WrongKey => "this security key is not enrolled for you: plug in the one that is",
-            Self::PressEnter => "press Enter to tap the software key",
+            Self::PlugIn => "Plug in your security key.",
+            Self::WrongKey => "This security key is not enrolled for you: plug in the one that is.",
+            Self::PressEnter => "Press Enter to tap the software key.",
         }
     }
 }

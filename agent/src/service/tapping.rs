@@ -15,6 +15,7 @@ use crate::broker::RequestId;
 use crate::ceremony::{ClientData, request_options};
 use crate::control::{ApiError, SharedControl};
 use crate::keys::{Attempt, Key, KeyError, NOTICES};
+use crate::safe_text::sentence;
 
 /// Answers that control may find wrong before the prompt ends (notes: "tries < 3").
 const TRIES: u32 = 3;
@@ -112,7 +113,7 @@ impl Tapping {
                 Err(KeyError::Cancelled) => return Err(TapEnd::Cancelled),
                 Err(KeyError::Denied) => return Err(TapEnd::DeniedOnKey),
                 Err(trouble) => {
-                    let text = trouble.to_string();
+                    let text = sentence(&format!("{trouble}."));
                     if last_trouble.as_ref() != Some(&text) {
                         self.tell(TapEvent::Notice(text.clone())).await;
                         last_trouble = Some(text);

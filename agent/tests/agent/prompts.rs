@@ -55,12 +55,12 @@ async fn two_ports_are_two_prompts_one_after_the_other() {
     agent.proceeds(2).await;
     assert!(agent.is_quiet().await, "the second prompt waits");
     assert_eq!(machine.control.challenges(), 1, "a challenge is made when its prompt opens");
-    watch.sees("press Enter").await;
+    watch.sees("Press Enter").await;
     watch.types("").await;
     agent.granted(1).await;
     agent.opens(2).await;
     watch.sees(":6432) for").await;
-    watch.sees("press Enter").await;
+    watch.sees("Press Enter").await;
     watch.types("").await;
     agent.granted(2).await;
 }
@@ -71,7 +71,7 @@ async fn a_program_that_gave_up_is_served_when_it_comes_back() {
     agent.wants(1, 5432, 0).await;
     agent.proceeds(1).await;
     agent.opens(1).await;
-    person.sees("press Enter").await;
+    person.sees("Press Enter").await;
     agent.send(ToAgent::Waiting(1, 2)).await;
     agent.send(ToAgent::Waiting(1, 0)).await;
     let line = person.sees("gave up: tap, then run it again").await;
