@@ -138,13 +138,21 @@ impl VerifiedGrant {
         }
         check_binding(&claims, open, tunnel)?;
         check_time(&claims, context.now.0.div_euclid(1000))?;
-        if view.is_revoked(&claims.jti) {
+        let grant = Self(claims);
+        grant.check_standing(tunnel, view)?;
+        Ok(grant)
+    }
+
+    /// Whether nothing that control has said by now stands against it: revocations, locks, an ended login, a resource
+    /// that is gone.
+    ///
+    /// # Errors
+    /// The first [`GrantFault`] found.
+    pub fn check_standing(&self, tunnel: &TunnelIdentity, view: &View) -> Result<(), GrantFault> {
+        if view.is_revoked(&self.0.jti) {
             return Err(GrantFault::Revoked);
         }
-        match view.objection(&tunnel.login, &open.resource) {
-            Some(objection) => Err(objection.into()),
-            None => Ok(Self(claims)),
-        }
+        view.objection(&tunnel.login, &self.0.resource).map_or(Ok(()), |objection| Err(objection.into()))
     }
 }
 

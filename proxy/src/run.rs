@@ -144,6 +144,11 @@ impl Service {
                 true => Ok(()),
                 false => broken("the endpoint", result.map(Ok)),
             },
+            // One that is missing would not be noticed: locks that cut nothing, an API that answers nobody.
+            Some(result) = tasks.join_next() => match proxy.stop.ended.is_cancelled() {
+                true => Ok(()),
+                false => broken("a part of the proxy", result.map(Ok)),
+            },
         };
         proxy.stop.draining.cancel();
         proxy.stop.ended.cancel();

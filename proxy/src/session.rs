@@ -154,9 +154,9 @@ async fn begin(
         bytes_out: 0.into(),
         end: End::default(),
     });
-    // Again now that the session is in the table: a lock that came since the grant was verified must not pass it.
-    if let Some(objection) = proxy.view.objection(&session.login, &session.resource) {
-        let fault = crate::grant::GrantFault::from(objection);
+    // Again now that the session is in the table: the target's name took its time, and neither a revocation nor a lock
+    // that came meanwhile must be passed by.
+    if let Err(fault) = grant.check_standing(&tunnel.identity, &proxy.view) {
         return Err(deny(proxy, tunnel, open, fault.refusal(), &fault.to_string(), None).await);
     }
     if let Err(error) = proxy.recorder.session_start(&session, open, &grant).await {

@@ -168,6 +168,16 @@ fn what_control_takes_back_is_refused() {
 }
 
 #[test]
+fn a_grant_that_was_verified_stands_only_until_control_takes_it_back() {
+    let case = Case::new();
+    let token = ca::sign(&ca::header(), &case.claims(), &case.key);
+    let grant = case.verify(&token).unwrap();
+    assert_eq!(grant.check_standing(&case.tunnel, &case.view), Ok(()));
+    case.tell(Change::Revoked(vec![case.claims().jti]));
+    assert_eq!(grant.check_standing(&case.tunnel, &case.view), Err(GrantFault::Revoked));
+}
+
+#[test]
 fn gone_resources_and_ended_logins_are_refused() {
     let case = Case::new();
     let token = ca::sign(&ca::header(), &case.claims(), &case.key);

@@ -74,6 +74,20 @@ async fn a_target_that_closes_first_still_hears_the_program() {
 }
 
 #[tokio::test]
+async fn the_start_is_on_the_record_before_the_target_hears_anything() {
+    let (network, target) = network_with_target().await;
+    let client = network.tunnel().await;
+    for sessions in 1..=20 {
+        let open = network.open(&client, |_| {});
+        let (_opened, starts) = tokio::join!(client.open(&open), async {
+            let _server = accept(&target).await;
+            network.records("session.start").len()
+        });
+        assert_eq!(starts, sessions);
+    }
+}
+
+#[tokio::test]
 async fn a_programs_reset_resets_the_target() {
     for kind in ["reset", "stop"] {
         let (network, target) = network_with_target().await;
