@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use crate::support::{Machine, inode};
-use portlatch_protocol::attach::{AttachRefusal, HeldGrant, Refusal, ToAgent, ToDaemon};
+use portlatch_protocol::attach::{AttachRefusal, HeldGrant, Refusal, ToAgent, ToDaemon, VERSION};
 use portlatch_protocol::refusal::RefusalReason;
 use serde_json::json;
 
@@ -122,6 +122,18 @@ async fn an_agent_in_another_ones_way_tries_less_and_less_often_and_complains_on
     assert!(first.contains("agent runs") && second.contains("Logged in"), "{first} {second}");
     assert_eq!(person.line().await, "The Portlatch service refused the login: an agent is already running");
     assert!(person.line().await.starts_with("Attached"));
+}
+
+#[tokio::test]
+async fn a_daemon_of_another_version_is_left_alone_and_told_of() {
+    let machine = Machine::logged_in().await;
+    let mut person = machine.start(&["agent", "--software-key", "never"]);
+    let mut newer = machine.daemon.accept_speaking(VERSION + 1).await;
+    person.sees("speaks version 2, this program 1: restart whichever is older").await;
+    assert!(newer.leaves().await);
+    let mut agent = machine.daemon.accept().await;
+    agent.attach(&machine.control).await;
+    person.sees("Attached").await;
 }
 
 #[tokio::test]

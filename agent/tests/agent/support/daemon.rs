@@ -26,6 +26,11 @@ impl Daemon {
 
     /// The next agent, after the greeting.
     pub(crate) async fn accept(&self) -> Agent {
+        self.accept_speaking(VERSION).await
+    }
+
+    /// The next agent, greeted in this version.
+    pub(crate) async fn accept_speaking(&self, version: u16) -> Agent {
         let (stream, _) = timeout(PATIENCE, self.0.accept()).await.expect("an agent connects").unwrap();
         let mut agent = Agent {
             stream,
@@ -36,7 +41,7 @@ impl Daemon {
         };
         let ToDaemon::Hello(hello) = agent.next().await else { panic!("the first message is no hello") };
         agent.hello = hello;
-        agent.send(ToAgent::Welcome(Hello { version: VERSION, pid: std::process::id() })).await;
+        agent.send(ToAgent::Welcome(Hello { version, pid: std::process::id() })).await;
         agent
     }
 }
