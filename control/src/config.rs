@@ -67,6 +67,9 @@ pub struct HttpsKeypair {
 /// Not an address under which a cluster can be found.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadPublicAddress {
+    /// Something else than a name and perhaps a port.
+    #[error("write it as HOST or HOST:PORT, without https:// and spaces")]
+    Form,
     /// The port is none.
     #[error("a port is between 1 and 65535")]
     Port,
@@ -197,6 +200,9 @@ fn refuse_join(root: &Table<'_, '_>, faults: &mut Faults<'_>) {
 impl FromStr for PublicAddress {
     type Err = BadPublicAddress;
     fn from_str(text: &str) -> Result<Self, BadPublicAddress> {
+        if text.contains(|c: char| c == '/' || c.is_whitespace()) {
+            return Err(BadPublicAddress::Form);
+        }
         let is_v6 = text.starts_with('[') || text.parse::<IpAddr>().is_ok();
         if is_v6 {
             return Err(BadPublicAddress::IpAddress);
@@ -238,6 +244,13 @@ mod tests {
         assert_eq!(config.listen.to_string(), "0.0.0.0:443");
         assert_eq!(config.name.as_str(), "main");
         assert_eq!((config.https_keypair, config.durability), (None, Durability::Os));
+    }
+
+    #[test]
+    fn a_url_is_no_public_host() {
+        for text in ["https://proxy.example.com", "http://x y", "proxy.example.com/"] {
+            assert_eq!(text.parse::<PublicAddress>(), Err(BadPublicAddress::Form), "{text}");
+        }
     }
 
     #[test]

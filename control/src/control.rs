@@ -78,6 +78,17 @@ pub enum OpenError {
     /// The public host.
     #[error(transparent)]
     Host(#[from] BadHost),
+    /// The configuration names another cluster than the directory holds.
+    #[error(
+        "proxy.toml says public_host = {configured}, but this directory is the cluster {own}: certificates and security \
+         keys are bound to that name, so put it back, or make a new cluster with `portlatch-proxy init`"
+    )]
+    OtherCluster {
+        /// As configured.
+        configured: Hostname,
+        /// As the CA says.
+        own: Hostname,
+    },
     /// The CA's certificate.
     #[error("the cluster's CA cannot be used")]
     Authority(#[source] rustls::Error),
@@ -139,6 +150,9 @@ impl Control {
         live: Arc<dyn LiveSessions>,
     ) -> Result<Arc<Self>, OpenError> {
         let cluster = settings.public_host.clone();
+        if let Some(own) = keys.cluster().filter(|own| *own != cluster) {
+            return Err(OpenError::OtherCluster { configured: cluster, own });
+        }
         let relying_party = RelyingParty::new(&cluster, settings.public_port)?;
         let authority =
             Authority::new(cluster.clone(), &[keys.ca_der().clone()]).map_err(OpenError::Authority)?;

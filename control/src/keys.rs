@@ -168,6 +168,11 @@ impl Keys {
         })
     }
 
+    /// The cluster that the CA was made for; for ever, since certificates and security keys are bound to it.
+    pub fn cluster(&self) -> Option<Hostname> {
+        authority::cluster_of(&self.ca_der)
+    }
+
     /// The CA, ready to sign certificates.
     pub const fn ca(&self) -> &Issuer<'static, KeyPair> {
         &self.ca

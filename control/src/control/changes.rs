@@ -308,7 +308,10 @@ impl Plan {
         // What is written twice stays twice, for the check to find.
         new.iter().for_each(|document| drop(documents.remove(&key(document))));
         let all: Vec<Document> = documents.into_values().chain(new).collect();
-        let warnings = check_set(&all, context)?.iter().map(ToString::to_string).collect();
+        // What was in force already was warned of when it came.
+        let warnings = check_set(&all, context)?;
+        let warnings =
+            warnings.iter().filter(|warning| warning.place.is_some()).map(ToString::to_string).collect();
         Ok(Self { all, stored: to_store, lines, events, warnings })
     }
 }

@@ -36,6 +36,12 @@ pub(super) fn self_signed(
     Ok(params.self_signed(key)?.der().clone())
 }
 
+/// The cluster that the certificate was made for.
+pub(super) fn cluster_of(certificate: &CertificateDer<'_>) -> Option<Hostname> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    certificate.subject().iter_common_name().next()?.as_str().ok()?.parse().ok()
+}
+
 /// Whether the certificate is whole and this key's own.
 pub(super) fn certifies(certificate: &CertificateDer<'_>, key: &KeyPair) -> bool {
     let Ok((rest, certificate)) = X509Certificate::from_der(certificate) else { return false };

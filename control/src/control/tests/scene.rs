@@ -102,10 +102,13 @@ pub(super) fn file(text: &str) -> Vec<SourceFile> {
 }
 
 pub(super) async fn open(dir: &Path, clock: Clock) -> Arc<Control> {
+    open_as(HOST, dir, clock).await.unwrap()
+}
+
+pub(super) async fn open_as(host: &str, dir: &Path, clock: Clock) -> Result<Arc<Control>, OpenError> {
     let settings =
-        ControlSettings { public_host: HOST.parse().unwrap(), public_port: 443, durability: Durability::Os };
-    let keys = Keys::open(dir).unwrap();
-    Control::open(dir, keys, settings, clock, Arc::new(NoSessions)).await.unwrap()
+        ControlSettings { public_host: host.parse().unwrap(), public_port: 443, durability: Durability::Os };
+    Control::open(dir, Keys::open(dir).unwrap(), settings, clock, Arc::new(NoSessions)).await
 }
 
 impl Scene {

@@ -5,7 +5,14 @@ use std::time::Duration;
 use portlatch_protocol::api::CeremonyAnswer;
 
 use super::super::*;
-use super::scene::{Scene, file, granted};
+use super::scene::{Scene, file, granted, open_as};
+
+#[tokio::test]
+async fn a_directory_serves_no_other_cluster_than_its_own() {
+    let scene = Scene::new().await;
+    let opened = open_as("other.example.com", scene.dir.path(), scene.clock.clone()).await;
+    assert!(matches!(opened, Err(OpenError::OtherCluster { .. })));
+}
 
 #[tokio::test]
 async fn a_restart_keeps_users_keys_logins_taps_and_revocations() {
