@@ -39,10 +39,10 @@ enum Command {
         /// The cluster's address, as in `https://proxy.example.com:443`.
         url: String,
         /// The pin that `portlatch-proxy init` printed.
-        #[arg(long)]
+        #[arg(long, value_name = "sha256:...")]
         ca_pin: CaPin,
         /// A DNS suffix that the cluster may answer; may be given several times.
-        #[arg(long = "zone", required = true)]
+        #[arg(long = "zone", value_name = "ZONE", required = true)]
         zones: Vec<Hostname>,
     },
     /// Undo what a killed daemon left behind, and the rules of the address range (as root).
@@ -55,10 +55,19 @@ pub fn main() -> ExitCode {
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "portlatchd: {error:#}");
+            let advice = if is_forbidden(&error) { ": run it as root" } else { "" };
+            let _ = writeln!(std::io::stderr(), "portlatchd: {error:#}{advice}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whether the system forbade it to this user.
+fn is_forbidden(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let cause = cause.downcast_ref::<std::io::Error>();
+        cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::PermissionDenied)
+    })
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<()> {

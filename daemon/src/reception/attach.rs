@@ -45,7 +45,8 @@ pub(super) async fn attach(
     match try_attach(&offer, incoming, outgoing, peer, desk).await? {
         Ok(attached) => Ok(Some(attached)),
         Err((refusal, advice)) => {
-            tracing::info!(uid = peer.uid, ?refusal, "attach refused");
+            // A user may try for ever; the agent says why, and the log must not fill.
+            tracing::debug!(uid = peer.uid, ?refusal, "attach refused");
             outgoing.send(&ToAgent::AttachRefused(refusal, advice)).await?;
             Ok(None)
         }

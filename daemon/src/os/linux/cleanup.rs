@@ -6,14 +6,20 @@ use rtnetlink::IpVersion;
 
 use super::network::{Connection, NetworkError};
 use super::{nftables, resolv_conf_file, rules, sock_diag};
-use crate::os::{AlreadyRunning, Findings, StateDir};
+use crate::os::{AlreadyRunning, Findings, StateDir, StateError};
 
 /// Why not everything could be taken away.
 #[derive(Debug, thiserror::Error)]
 pub enum CleanupError {
     /// A daemon runs.
-    #[error("{0}: stop it first")]
-    Running(#[from] AlreadyRunning),
+    #[error("portlatchd is already running with pid {pid}: stop it first")]
+    Running {
+        /// Its pid.
+        pid: u32,
+    },
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// Rules.
     #[error(transparent)]
     Network(#[from] NetworkError),
@@ -28,7 +34,10 @@ pub enum CleanupError {
 /// # Errors
 /// A [`CleanupError`]; what came before it is done.
 pub async fn cleanup(state: &StateDir) -> Result<Vec<String>, CleanupError> {
-    let _lock = state.lock()?;
+    let _lock = state.lock().map_err(|error| match error {
+        AlreadyRunning::Running { pid } => CleanupError::Running { pid },
+        AlreadyRunning::State(error) => CleanupError::State(error),
+    })?;
     let mut done = Vec::new();
     let file = resolv_conf_file::ResolvConfFile::system(state);
     if file.restore().map_err(CleanupError::ResolvConf)? == resolv_conf_file::Restored::Original {
