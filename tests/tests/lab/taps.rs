@@ -98,6 +98,28 @@ fn held_beyond_eight_seconds_a_program_is_connected_and_served_after_the_tap() {
 }
 
 #[test]
+fn where_data_are_held_a_program_is_connected_at_once_and_served_after_the_tap() {
+    let Some(lab) = start(by_hand()) else { return };
+    let eager = "
+kind: app
+metadata: {name: eager, labels: {env: prod}}
+spec: {uri: 'tcp://10.0.0.9', tcp_ports: [{port: 6432}], mfa: {hold: data}}
+";
+    assert!(lab.apply(eager).status.success());
+    wait_for("the name", PATIENCE, || {
+        let resolved = lab.run(Host::User, Jerry, &["getent", "ahostsv4", "eager.corp.internal"]);
+        resolved.status.success().then_some(())
+    });
+    let mut program = lab.program(Jerry, &["talk", "eager.corp.internal", "6432"]);
+    assert_eq!(program.read_line(PATIENCE), "connected");
+    program.write_line("sent before the tap");
+    lab.wait_for_prompt(Jerry, "eager", 6432);
+    assert_eq!(lab.count("session.start"), 0, "nothing reached a target yet");
+    lab.tap(Jerry);
+    assert_eq!(program.read_line(PATIENCE), "sent before the tap");
+}
+
+#[test]
 fn a_prompt_is_seen_and_answered_in_any_terminal_that_watches() {
     let Some(lab) = start(by_hand()) else { return };
     let mut watch = lab.spawn(Host::User, Jerry, &["portlatch", "watch"]);
