@@ -21,7 +21,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::admission::{HANDSHAKE_DEADLINE, Handshakes, Underway};
+use crate::admission::{HANDSHAKE_DEADLINE, Place, Places};
 use crate::certificate::ServerCertificate;
 use crate::proxy::Proxy;
 use crate::tunnel;
@@ -142,7 +142,7 @@ fn tls_config(
 
 /// Serves tunnels until the proxy has ended.
 pub async fn serve(proxy: Arc<Proxy>, endpoint: Endpoint) {
-    let handshakes = Handshakes::default();
+    let handshakes = Places::for_handshakes();
     let mut tunnels = JoinSet::new();
     loop {
         tokio::select! {
@@ -169,7 +169,7 @@ fn take(
     proxy: &Arc<Proxy>,
     endpoint: &Endpoint,
     incoming: Incoming,
-    handshakes: &Handshakes,
+    handshakes: &Places,
     tunnels: &mut JoinSet<()>,
 ) {
     if handshakes.are_many() && !incoming.remote_address_validated() {
@@ -186,7 +186,7 @@ fn take(
     }
 }
 
-async fn handshake(proxy: Arc<Proxy>, incoming: Incoming, underway: Underway) {
+async fn handshake(proxy: Arc<Proxy>, incoming: Incoming, underway: Place) {
     let address = incoming.remote_address();
     let Ok(connecting) = incoming.accept() else { return };
     let handshake = tokio::select! {

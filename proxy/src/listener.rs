@@ -23,15 +23,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use portlatch_protocol::identity::{Identity, IdentityKind};
 use portlatch_protocol::tls::{Authority, OneKindOfClient};
 use rustls::server::{Acceptor, NoServerSessionStorage};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::admission::{HANDSHAKE_DEADLINE, Handshakes, Underway};
+use crate::admission::{HANDSHAKE_DEADLINE, Place, Places};
 use crate::certificate::ServerCertificate;
 use crate::stop::Stop;
 use crate::watch::View;
@@ -39,8 +38,8 @@ use crate::watch::View;
 /// The agent's API.
 pub const API_ALPN: &[u8] = b"portlatch-api/1";
 const HTTP_ALPN: &[u8] = b"http/1.1";
-/// Connections at once: every agent of a large site, and some.
-const MAX_CONNECTIONS: usize = 8192;
+/// A peer that takes none of an answer for so long is gone, or means to hold its place.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
 /// What a request's head has to arrive, and how long a connection may stay without a request.
 const HEAD_DEADLINE: Duration = Duration::from_secs(30);
 /// What a request has from its head to the end of its answer's head.
@@ -142,37 +141,36 @@ impl Listener {
         B::Data: Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let handshakes = Handshakes::default();
-        let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let (handshakes, places) = (Places::for_handshakes(), Places::for_connections());
         let mut connections = JoinSet::new();
         loop {
             let accepted = tokio::select! {
-                accepted = self.accept(&room) => accepted,
+                accepted = self.accept() => accepted,
                 Some(ended) = connections.join_next() => {
                     log_broken(ended);
                     continue;
                 }
                 () = stop.ended.cancelled() => return,
             };
-            let Some((stream, address, permit)) = accepted else { continue };
+            let Some((stream, address)) = accepted else { continue };
+            let Some(place) = places.admit(address.ip()) else { continue };
             let Some(underway) = handshakes.admit(address.ip()) else { continue };
             let connection = Connection {
                 address,
                 api_config: Arc::clone(&self.api),
                 pages_config: Arc::clone(&self.pages),
-                _permit: permit,
+                _place: place,
             };
             connections.spawn(connection.serve(stream, underway, api.clone()));
         }
     }
 
-    /// The next connection, once there is room for it; `None` after a failure that is not ours to end for.
-    async fn accept(&self, room: &Arc<Semaphore>) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-        let permit = Arc::clone(room).acquire_owned().await.ok()?;
+    /// The next connection; `None` after a failure that is not ours to end for.
+    async fn accept(&self) -> Option<(TcpStream, SocketAddr)> {
         match self.socket.accept().await {
             Ok((stream, address)) => {
                 let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-                Some((stream, address, permit))
+                Some((stream, address))
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be taken");
@@ -212,7 +210,7 @@ struct Connection {
     address: SocketAddr,
     api_config: Arc<rustls::ServerConfig>,
     pages_config: Arc<rustls::ServerConfig>,
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 /// What a ClientHello asked for.
@@ -222,7 +220,7 @@ enum Asked {
 }
 
 impl Connection {
-    async fn serve<F, S, B>(self, stream: TcpStream, underway: Underway, api: F)
+    async fn serve<F, S, B>(self, stream: TcpStream, underway: Place, api: F)
     where
         F: Fn(ApiPeer) -> S,
         S: Service<Request<Incoming>, Response = Response<B>>,
@@ -252,6 +250,7 @@ impl Connection {
 
     async fn handshake(&self, stream: TcpStream) -> io::Result<(TlsStream<TcpStream>, Asked)> {
         stream.set_nodelay(true)?;
+        SockRef::from(&stream).set_tcp_user_timeout(Some(ANSWER_DEADLINE))?;
         let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
         let asked = {
             let hello = start.client_hello();
