@@ -20,7 +20,7 @@ use portlatch_protocol::stream::{Open, OpenRefusal};
 
 use crate::copy;
 use crate::flow::{Flow, HeldSyn};
-use crate::login::{Login, Place, Sight, Waiter};
+use crate::login::{HeldPlace, Login, Place, Sight, Waiter};
 use crate::tracker::Verdict;
 use crate::tunnel::{OpenError, Session};
 use crate::worker::{Owner, Worker};
@@ -38,10 +38,10 @@ pub(crate) async fn forward(syn: HeldSyn, worker: Rc<Worker>) {
         Ok(found) => found,
         Err((sight, reason)) => return worker.record_refusal(owner, sight, reason),
     };
-    let Some(_held_place) = login.hold() else {
+    let Some(held_place) = login.hold() else {
         return worker.record_refusal(owner, Sight::of(&place), RefusalReason::Limit);
     };
-    let mut program = Program { owner, worker, side: Side::Held(syn), since: Instant::now() };
+    let mut program = Program { owner, worker, side: Side::Held(syn, held_place), since: Instant::now() };
     let story = async {
         let session = program.session(&login, &place).await?;
         program.carry(session).await
@@ -71,7 +71,8 @@ struct Program {
 }
 
 enum Side {
-    Held(HeldSyn),
+    /// With its place among the login's held SYNs, which is free again with the answer.
+    Held(HeldSyn, HeldPlace),
     Answered(Flow),
     Over,
 }
@@ -141,7 +142,7 @@ impl Program {
         waiter: &mut Waiter,
         answer_at: Option<BootTime>,
     ) -> Result<Option<Verdict>, Ended> {
-        let answer_at = answer_at.filter(|_| matches!(self.side, Side::Held(_)));
+        let answer_at = answer_at.filter(|_| matches!(self.side, Side::Held(..)));
         let held_long_enough = async {
             match answer_at {
                 Some(moment) => self.worker.clock().sleep_until(moment).await,
@@ -158,7 +159,7 @@ impl Program {
 
     /// Answers the SYN, if it is still the same socket's.
     fn answer(&mut self) -> Result<(), Ended> {
-        let Side::Held(syn) = std::mem::replace(&mut self.side, Side::Over) else { return Ok(()) };
+        let Side::Held(syn, _place) = std::mem::replace(&mut self.side, Side::Over) else { return Ok(()) };
         let now_owner = self.worker.owner_of(syn.source(), syn.destination());
         if now_owner != Some(self.owner) {
             return Err(Ended::ProgramGone);
@@ -170,7 +171,7 @@ impl Program {
 
     /// The bytes, both ways, to the end.
     async fn carry(&mut self, session: Session) -> Result<(), Ended> {
-        if matches!(self.side, Side::Held(_)) {
+        if matches!(self.side, Side::Held(..)) {
             self.answer()?;
         }
         tracing::debug!(waited = ?self.since.elapsed(), "opened");
@@ -183,7 +184,7 @@ impl Program {
     /// Returns once the program has given up.
     async fn gone(&self) {
         match &self.side {
-            Side::Held(syn) => tokio::select! {
+            Side::Held(syn, _) => tokio::select! {
                 () = syn.gone() => {}
                 () = self.socket_gone(syn) => {}
             },
@@ -205,10 +206,10 @@ impl Program {
     fn refuse(self, place: &Place, reason: RefusalReason) {
         self.worker.record_refusal(self.owner, Sight::of(place), reason);
         match self.side {
-            Side::Held(syn) if reason.is_unreachable() => syn.refuse_as_unreachable(),
+            Side::Held(syn, _) if reason.is_unreachable() => syn.refuse_as_unreachable(),
             Side::Answered(flow) => flow.reset(),
             // Dropped, and so refused.
-            Side::Held(_) | Side::Over => {}
+            Side::Held(..) | Side::Over => {}
         }
     }
 
