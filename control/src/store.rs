@@ -80,6 +80,13 @@ impl Store {
         self.writer.close().await;
     }
 
+    /// Lets the file grow to so many pages and no further (it keeps what it has), as a full disk does.
+    #[cfg(test)]
+    pub(crate) async fn allow_pages(&self, pages: u32) {
+        let pragma = format!("PRAGMA max_page_count = {pages}");
+        sqlx::query(sqlx::AssertSqlSafe(pragma)).execute(&self.writer).await.expect("the pragma is known");
+    }
+
     /// The number of the newest change that a catalogue could show.
     ///
     /// # Errors

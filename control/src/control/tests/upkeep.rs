@@ -34,6 +34,35 @@ async fn a_restart_keeps_users_keys_logins_taps_and_revocations() {
 }
 
 #[tokio::test]
+async fn without_its_database_control_grants_nothing_and_says_so() {
+    let scene = Scene::new().await;
+    let person = scene.person("jerry").await;
+    scene.control.store.close().await;
+    let asked = scene.control.ask(person.asker(), &person.request("app/wiki", 80)).await;
+    assert!(matches!(asked, Err(Denial::Unavailable)), "{asked:?}");
+}
+
+#[tokio::test]
+async fn on_a_full_disk_nothing_is_granted_and_what_was_acknowledged_is_kept() {
+    let scene = Scene::new().await;
+    let person = scene.person("jerry").await;
+    scene.control.store.allow_pages(1).await;
+    let asked = scene.control.ask(person.asker(), &person.request("app/wiki", 80)).await;
+    // SQLite may have room left in its last page, but not for ever.
+    let mut last = asked.map(|_| ());
+    for _ in 0..200 {
+        last = scene.control.ask(person.asker(), &person.request("app/wiki", 80)).await.map(|_| ());
+        scene.pass(Duration::from_secs(1));
+        if last.is_err() {
+            break;
+        }
+    }
+    assert_eq!(last, Err(Denial::Unavailable));
+    let scene = scene.restart().await;
+    granted(scene.ask(&person, "app/wiki", 80).await);
+}
+
+#[tokio::test]
 async fn a_challenge_from_before_a_restart_cannot_be_answered() {
     let scene = Scene::new().await;
     let mut person = scene.person("jerry").await;
