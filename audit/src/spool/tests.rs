@@ -9,6 +9,8 @@ use crate::chain::LineHash;
 use crate::read::Reader;
 use crate::verify::{VerifyError, verify};
 
+/// Tells a test that it runs in a process of its own, and where it writes.
+const CHILD_DIRECTORY: &str = "AUDIT_TEST_DIRECTORY";
 const NOW: TimeOfDay = TimeOfDay(1_795_000_000_000);
 
 #[test]
@@ -139,9 +141,12 @@ fn a_full_spool_refuses_what_begins_and_records_what_ends() {
 
 #[test]
 fn a_failed_write_is_final() {
+    if let Some(directory) = std::env::var_os(CHILD_DIRECTORY) {
+        return write_until_refused(Path::new(&directory));
+    }
     // A file-size limit of the process makes a write short and then impossible, as a full disk does.
     let directory = tempfile::tempdir().unwrap();
-    let output = rerun("a_failed_write_is_final_inside", directory.path(), "ulimit -f 8; trap '' XFSZ;");
+    let output = rerun("a_failed_write_is_final", directory.path(), "ulimit -f 8; trap '' XFSZ;");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
     let spool = Spool::open(config(directory.path(), "control"), NOW).unwrap();
@@ -149,11 +154,8 @@ fn a_failed_write_is_final() {
     verify(directory.path()).unwrap();
 }
 
-#[test]
-#[ignore = "runs inside a_failed_write_is_final, under a limit of the file size"]
-fn a_failed_write_is_final_inside() {
-    let Some(directory) = std::env::var_os("AUDIT_TEST_DIRECTORY") else { return };
-    let spool = Spool::open(config(Path::new(&directory), "control"), NOW).unwrap();
+fn write_until_refused(directory: &Path) {
+    let spool = Spool::open(config(directory, "control"), NOW).unwrap();
     let failed = (0..1000).find_map(|_| spool.append(&Event::new(EventKind::Grant), NOW).err());
     assert!(matches!(failed, Some(SpoolError::Io(_))), "{failed:?}");
     let small = Event::new(EventKind::SessionEnd);
@@ -161,10 +163,18 @@ fn a_failed_write_is_final_inside() {
 }
 
 #[test]
-#[ignore = "runs inside tests that need a killed process"]
-fn write_until_killed() {
-    let Some(directory) = std::env::var_os("AUDIT_TEST_DIRECTORY") else { return };
-    let spool = Spool::open(config(Path::new(&directory), "control"), NOW).unwrap();
+fn every_record_written_before_a_kill_is_there() {
+    if let Some(directory) = std::env::var_os(CHILD_DIRECTORY) {
+        return write_until_killed(Path::new(&directory));
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let content = written_by_a_killed_process(directory.path());
+    let records = content.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    assert!(records.map(serde_json::from_slice::<serde_json::Value>).all(|record| record.is_ok()));
+}
+
+fn write_until_killed(directory: &Path) {
+    let spool = Spool::open(config(directory, "control"), NOW).unwrap();
     for _ in 0..20 {
         spool.append(&Event::new(EventKind::Grant), NOW).unwrap();
     }
@@ -308,21 +318,22 @@ fn write_sessions(directory: &Path, count: u32) {
 }
 
 /// Runs one ignored test of this binary as a process of its own.
+/// Runs this very test again in a process of its own, which finds the directory in its environment.
 fn rerun(test: &str, directory: &Path, prelude: &str) -> std::process::Output {
     let binary = std::env::current_exe().unwrap();
-    let script = format!("{prelude} exec \"$0\" --ignored --exact \"$1\"");
+    let script = format!("{prelude} exec \"$0\" --exact \"$1\"");
     Command::new("sh")
         .args(["-c", &script])
         .arg(binary)
         .arg(format!("spool::tests::{test}"))
-        .env("AUDIT_TEST_DIRECTORY", directory)
+        .env(CHILD_DIRECTORY, directory)
         .output()
         .unwrap()
 }
 
 /// The segment of a process that was killed right after its last record.
 fn written_by_a_killed_process(directory: &Path) -> Vec<u8> {
-    let output = rerun("write_until_killed", directory, "");
+    let output = rerun("every_record_written_before_a_kill_is_there", directory, "");
     assert!(!output.status.success());
     let content = std::fs::read(segment_path(directory)).unwrap();
     assert_eq!(content.iter().filter(|byte| **byte == b'\n').count(), 21, "a record was lost by kill -9");
