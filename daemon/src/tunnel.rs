@@ -28,7 +28,8 @@ use credentials::TunnelCredentials;
 
 /// The proxy dials for 5 s, then resolves and audits: an `Open` that takes longer is lost.
 const OPEN_DEADLINE: Duration = Duration::from_secs(12);
-/// A proxy gives stream credit at once or has none left (design section 11: never a wait).
+/// Credit for the streams that have just ended is on its way for a round trip; a proxy that gives none by then has none
+/// left, and the flow is refused.
 const STREAM_CREDIT_DEADLINE: Duration = Duration::from_secs(1);
 
 type Dialling = Shared<LocalBoxFuture<'static, Option<Rc<Tunnel>>>>;

@@ -130,3 +130,86 @@ impl Drop for Leave<'_> {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use portlatch_clock::Clock;
+    use portlatch_protocol::attach::CertificateBytes;
+    use portlatch_protocol::frame::{FrameDecoder, MAX_LOCAL_FRAME, encode};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::sync::{mpsc, watch};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::os::StateDir;
+    use crate::os::name_service::NameServicePlan;
+
+    /// All that the daemon says to a peer that sends these messages, until it hangs up.
+    async fn answers_to(messages: &[ToDaemon]) -> Vec<ToAgent> {
+        let directory = tempfile::tempdir().unwrap();
+        let plan =
+            NameServicePlan { ifindex: 1, dns: vec![], zones: vec![], reverse: vec![], search: vec![] };
+        let desk = Desk {
+            state: StateDir::open(directory.path()).unwrap(),
+            commands: mpsc::channel(1).0,
+            clock: Clock::movable().0,
+            serials: Arc::default(),
+            names: Arc::new(watch::channel(plan).0),
+            stopping: CancellationToken::new(),
+        };
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        for message in messages {
+            ours.write_all(&encode(message, MAX_LOCAL_FRAME).unwrap()).await.unwrap();
+        }
+        let mut bytes = Vec::new();
+        let (_, read) =
+            tokio::join!(hold(theirs, Peer { uid: 1000, pid: 1 }, &desk), ours.read_to_end(&mut bytes));
+        // A peer that is hung up on with unread bytes of its own sees a reset.
+        let _ = read;
+        let mut decoder = FrameDecoder::new(MAX_LOCAL_FRAME);
+        decoder.handle_bytes(&bytes);
+        std::iter::from_fn(|| decoder.poll_message().unwrap()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_peer_of_another_version_is_told_so_and_let_go() {
+        let hello = ToDaemon::Hello(Hello { version: VERSION + 1, pid: 1 });
+        let answers = answers_to(&[hello]).await;
+        assert!(matches!(
+            answers[..],
+            [ToAgent::Welcome(_), ToAgent::AttachRefused(AttachRefusal::Version, _)]
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_message_out_of_turn_ends_the_conversation() {
+        assert_eq!(answers_to(&[ToDaemon::StatusWanted]).await, [], "nothing before Hello");
+        let hello = ToDaemon::Hello(Hello { version: VERSION, pid: 1 });
+        for message in [ToDaemon::TapNeeded(1), ToDaemon::TunnelCertificate(vec![CertificateBytes(vec![0])])]
+        {
+            let answers = answers_to(&[hello.clone(), message]).await;
+            assert!(matches!(answers[..], [ToAgent::Welcome(_)]), "{answers:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_cluster_that_root_did_not_list_is_refused_with_the_command_as_advice() {
+        let offer = portlatch_protocol::attach::Attach {
+            cluster: "evil.example.com".parse().unwrap(),
+            user: "jerry".parse().unwrap(),
+            login: "0a".parse().unwrap(),
+            ca: CertificateBytes(vec![0; 64]),
+            expires_in: Duration::from_secs(3600),
+        };
+        let hello = ToDaemon::Hello(Hello { version: VERSION, pid: 1 });
+        let answers = answers_to(&[hello, ToDaemon::Attach(offer)]).await;
+        let [ToAgent::Welcome(_), ToAgent::AttachRefused(AttachRefusal::UntrustedCluster, advice)] =
+            &answers[..]
+        else {
+            panic!("{answers:?}");
+        };
+        assert!(advice.contains("portlatchd trust https://evil.example.com"), "{advice}");
+    }
+}
