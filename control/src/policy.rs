@@ -223,6 +223,8 @@ impl World {
             labels: document.header.labels.clone(),
             description: document.header.description.clone(),
             proxies: dialling.map(|proxy| proxy.name.clone()).collect(),
+            protocol: document.protocol.clone(),
+            refusal: document.mfa.refusal,
         })
     }
 

@@ -168,6 +168,7 @@ impl Login {
             ToDaemon::Offer(resource, port, grant) => {
                 tracker.handle_offer(PortKey { resource, port }, grant, now);
             }
+            ToDaemon::ForgetGrants => tracker.forget_taps(),
             ToDaemon::TunnelWanted(request, resource) => self.prepare_tunnel(request, resource),
             // The conversation's own, which the reception keeps to itself.
             ToDaemon::Hello(_)

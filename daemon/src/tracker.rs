@@ -274,6 +274,14 @@ impl Tracker {
         }
     }
 
+    /// The screen was locked or the machine woke up: who sits there now must tap again. Grants without a tap stay.
+    pub fn forget_taps(&mut self) {
+        self.ports.retain(|_, access| match access {
+            Access::Granted { grant, .. } => grant.amr.is_empty(),
+            Access::Asked { .. } | Access::Tapping { .. } | Access::Resting { .. } => true,
+        });
+    }
+
     /// What is out of time ends.
     pub fn handle_timeout(&mut self, now: BootTime) {
         let lapsed: Vec<PortKey> = self

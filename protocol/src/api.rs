@@ -20,6 +20,8 @@ use crate::refusal::RefusalReason;
 use crate::resource::{ProxyAddress, Resource, Zone};
 use crate::thumbprint::Thumbprint;
 
+pub mod ceremony;
+
 /// The ALPN of the agent's API.
 pub const ALPN: &[u8] = b"portlatch-api/1";
 /// Largest request body that control reads, and largest that an agent sends.

@@ -73,6 +73,9 @@ pub enum ToDaemon {
     /// Asks whether a tunnel to a proxy of the resource is up, or can be made; answered by `Proceed` or `Cancel`.
     #[n(11)]
     TunnelWanted(#[n(0)] u64, #[n(1)] ResourceId),
+    /// The screen was locked or the machine woke up: forget the grants that a tap brought; running flows go on.
+    #[n(12)]
+    ForgetGrants,
 }
 
 /// From the daemon to an agent (or a `portlatch` command).
@@ -331,6 +334,8 @@ mod tests {
             labels,
             description: "\u{1f511}".repeat(256),
             proxies: vec!["p".repeat(64).parse().unwrap(); 8],
+            protocol: Some("p".repeat(32)),
+            refusal: crate::resource::RefusalStyle::Protocol,
         };
         let part = CataloguePart {
             resources: vec![resource; MAX_PART],

@@ -38,6 +38,14 @@ pub struct Resource {
     /// The live proxies that may dial it.
     #[n(7)]
     pub proxies: Vec<ProxyName>,
+    /// What is spoken on its ports, in lower case (`postgres`, `mysql`, `ssh`, `http`, ...), where the document says.
+    #[n(8)]
+    #[serde(default)]
+    pub protocol: Option<String>,
+    /// How a refusal reaches the program.
+    #[n(9)]
+    #[serde(default)]
+    pub refusal: RefusalStyle,
 }
 
 impl Resource {
@@ -74,6 +82,32 @@ pub enum Hold {
     /// The handshake is completed at once, the data held.
     #[n(2)]
     Data,
+}
+
+/// How a refusal reaches a program whose handshake was completed already, or must be for it.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    serde::Serialize,
+    serde::Deserialize,
+    minicbor::Encode,
+    minicbor::Decode,
+)]
+#[serde(rename_all = "snake_case")]
+#[cbor(index_only)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum RefusalStyle {
+    /// Connection refused, or a reset.
+    #[default]
+    #[n(0)]
+    Reset,
+    /// A message of the resource's own protocol, which the program shows.
+    #[n(1)]
+    Protocol,
 }
 
 /// Which proof of presence a resource asks for.

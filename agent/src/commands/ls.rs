@@ -129,6 +129,8 @@ mod tests {
             labels: [("env".to_owned(), "prod".to_owned())].into(),
             description: "Billing".into(),
             proxies: vec![],
+            protocol: None,
+            refusal: Default::default(),
         };
         assert_eq!(
             serde_json::to_value([Row::from(&resource)]).unwrap(),

@@ -289,6 +289,8 @@ mod tests {
             labels: Default::default(),
             description: String::new(),
             proxies: vec![],
+            protocol: None,
+            refusal: Default::default(),
         };
         let catalogue = Catalogue {
             revision: 1,

@@ -2,7 +2,7 @@
 
 use portlatch_protocol::names::{HostPattern, NameError, ResourceId, ResourceKind};
 use portlatch_protocol::ports::PortRange;
-use portlatch_protocol::resource::{Hold, Zone};
+use portlatch_protocol::resource::{Hold, RefusalStyle, Zone};
 use serde_json::{Map, Value as Json, json};
 
 use super::DocumentKind;
@@ -67,6 +67,8 @@ pub struct ResourceMfa {
     pub hold: Option<Hold>,
     /// What one tap opens.
     pub scope: MfaScope,
+    /// How a refusal reaches the program.
+    pub refusal: RefusalStyle,
 }
 
 /// What one tap opens.
@@ -81,6 +83,11 @@ pub enum MfaScope {
 
 const HOLDS: [(&str, Hold); 3] = [("hybrid", Hold::Hybrid), ("syn", Hold::Syn), ("data", Hold::Data)];
 const SCOPES: [(&str, MfaScope); 2] = [("port", MfaScope::Port), ("resource", MfaScope::Resource)];
+
+const REFUSALS: [(&str, RefusalStyle); 2] =
+    [("reset", RefusalStyle::Reset), ("protocol", RefusalStyle::Protocol)];
+/// The protocols in which a program can be told why it was refused.
+const SPEAKING: [&str; 4] = ["postgres", "mysql", "ssh", "http"];
 
 const SPEC: Shape = Shape {
     path: "spec",
@@ -114,7 +121,7 @@ pub(super) fn read(
             "the target is local to the proxy, which refuses it without `allow_local_target: true`",
         );
     }
-    let mfa = fields.get("mfa").map(|node| read_mfa(node, report)).unwrap_or_default();
+    let mfa = fields.get("mfa").map(|node| read_mfa(node, protocol.as_deref(), report)).unwrap_or_default();
     Some(ResourceDocument {
         id: ResourceId { kind, name: name? },
         header: Header { kept, ..opened.header },
@@ -195,12 +202,21 @@ fn join_ports(
     }
 }
 
-fn read_mfa(node: &Node, report: &mut Report) -> ResourceMfa {
+fn read_mfa(node: &Node, protocol: Option<&str>, report: &mut Report) -> ResourceMfa {
     let Some(mut fields) = Fields::open(node, &MFA, &mut Kept::new(), report) else {
         return ResourceMfa::default();
     };
-    fields.choice("refusal", &[("reset", ())]);
+    let refusal = fields.choice("refusal", &REFUSALS).unwrap_or_default();
+    let can_speak = protocol.is_some_and(|protocol| SPEAKING.contains(&protocol));
+    if refusal == RefusalStyle::Protocol && !can_speak {
+        let spot = fields.spot("refusal");
+        let known = SPEAKING.join(", ");
+        fields
+            .report
+            .fault(spot, format!("spec.mfa.refusal: protocol needs spec.protocol to be one of {known}"));
+    }
     ResourceMfa {
+        refusal,
         user_verification: fields.flag("user_verification"),
         hold: fields.choice("hold", &HOLDS),
         scope: fields.choice("scope", &SCOPES).unwrap_or_default(),
@@ -255,6 +271,9 @@ fn mfa_json(mfa: ResourceMfa) -> Json {
         SCOPES.iter().find(|(_, scope)| *scope == mfa.scope && *scope != MfaScope::default())
     {
         object["scope"] = json!(word);
+    }
+    if mfa.refusal == RefusalStyle::Protocol {
+        object["refusal"] = json!("protocol");
     }
     object
 }

@@ -168,6 +168,8 @@ mod tests {
             labels: Default::default(),
             description: String::new(),
             proxies: vec![],
+            protocol: None,
+            refusal: Default::default(),
         }
     }
 

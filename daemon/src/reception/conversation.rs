@@ -63,7 +63,8 @@ async fn talk(
             | ToDaemon::Refused(..)
             | ToDaemon::Offer(..)
             | ToDaemon::Detach
-            | ToDaemon::TunnelWanted(..) => return Err(Hangup::OutOfTurn),
+            | ToDaemon::TunnelWanted(..)
+            | ToDaemon::ForgetGrants => return Err(Hangup::OutOfTurn),
         }
     }
 }
@@ -104,7 +105,8 @@ async fn stay(
                 | ToDaemon::Granted(..)
                 | ToDaemon::Refused(..)
                 | ToDaemon::Offer(..)
-                | ToDaemon::TunnelWanted(..)) => {
+                | ToDaemon::TunnelWanted(..)
+                | ToDaemon::ForgetGrants) => {
                     let _ = desk.commands.send(Command::Agent(attached.key, message)).await;
                 }
                 ToDaemon::Hello(_) | ToDaemon::Attach(_) | ToDaemon::TunnelCertificate(_) => {

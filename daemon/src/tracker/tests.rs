@@ -56,6 +56,19 @@ fn asks_once_however_many_flows_wait_and_all_pass() {
 }
 
 #[test]
+fn taps_can_be_forgotten_and_what_needed_none_stays() {
+    let (mut tracker, now) = start();
+    tracker.handle_offer(key(5432), grant(&["hwk"]), now);
+    tracker.handle_offer(key(6432), grant(&[]), now);
+    tracker.forget_taps();
+    flow(&mut tracker, 5432, 1, now);
+    flow(&mut tracker, 6432, 2, now);
+    let events = events(&mut tracker);
+    assert_eq!(asked(&events).len(), 1);
+    assert!(matches!(verdicts(&events).as_slice(), [(2, Verdict::Granted(_))]));
+}
+
+#[test]
 fn a_second_flow_within_five_minutes_is_not_asked_for_and_one_after_them_is() {
     let (mut tracker, now) = start();
     flow(&mut tracker, 5432, 1, now);

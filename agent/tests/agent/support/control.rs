@@ -329,6 +329,8 @@ impl State {
             labels: [("env".to_owned(), "prod".to_owned())].into(),
             description: "Billing".into(),
             proxies: vec!["main".parse().unwrap()],
+            protocol: None,
+            refusal: Default::default(),
         };
         let others = (0..extra).map(|n| resource(&format!("db-{n}")));
         let catalogue = Catalogue {

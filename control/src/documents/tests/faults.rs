@@ -237,3 +237,18 @@ fn labels_are_limited_in_bytes_so_that_a_catalogue_travels() {
     let long = faults(&label(&"ä".repeat(65)));
     assert!(long.len() == 1 && long[0].ends_with("is longer than 128 bytes"), "{long:?}");
 }
+
+#[test]
+fn a_refusal_in_words_needs_a_protocol_that_has_them() {
+    let known = "spec.mfa.refusal: protocol needs spec.protocol to be one of postgres, mysql, ssh, http";
+    assert_spec_faults(&[
+        ("db", "{uri: 'tcp://10.0.0.5:5432', mfa: {refusal: protocol}}", &format!("3:51: {known}")),
+        (
+            "db",
+            "{protocol: redis, uri: 'tcp://10.0.0.5:1', mfa: {refusal: protocol}}",
+            &format!("3:65: {known}"),
+        ),
+    ]);
+    let spoken = "{protocol: postgres, uri: 'tcp://10.0.0.5:5432', mfa: {refusal: protocol}}";
+    assert_eq!(spec_faults("db", spoken), [""; 0]);
+}
