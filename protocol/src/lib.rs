@@ -11,6 +11,8 @@
 //! | agent and control | [`api`] | JSON over HTTPS |
 //! | control and proxy | [`watch`] | in process, or CBOR frames |
 //!
+//! [`x224`] reads the one request of a foreign protocol that both ends must know.
+//!
 //! [`names`] and [`identity`] are parsed once, at the border, and compared as values ever after.
 
 pub mod api;
@@ -26,3 +28,4 @@ pub mod stream;
 pub mod thumbprint;
 pub mod tls;
 pub mod watch;
+pub mod x224;
