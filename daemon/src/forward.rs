@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! SYN held -> whose? -> which resource? -> grant? ----------> Open at a proxy -> SYN answered -> bytes
-//!                                            | tap needed, 8 s over
+//!                                            | tap needed, 8 s over (a desktop: at once)
 //!                                            +-> SYN answered early, data held
 //! ```
 //!
@@ -15,20 +15,27 @@ use std::time::{Duration, Instant};
 use portlatch_clock::BootTime;
 use portlatch_protocol::attach::Grant;
 use portlatch_protocol::refusal::RefusalReason;
-use portlatch_protocol::resource::Hold;
+use portlatch_protocol::resource::{Hold, RefusalStyle};
 use portlatch_protocol::stream::{Open, OpenRefusal};
 
+use self::first_request::{FirstRequest, Looks};
+use self::spoken_refusal::{Spoken, is_spoken};
 use crate::copy;
 use crate::flow::{Flow, HeldSyn};
 use crate::login::{HeldPlace, Login, Place, Sight, Waiter};
-use crate::tracker::Verdict;
+use crate::tracker::{PromptOn, Verdict};
 use crate::tunnel::{OpenError, Session};
 use crate::worker::{Owner, Worker};
+
+mod first_request;
+mod spoken_refusal;
 
 /// How long a SYN is held while a tap is needed; then the handshake is completed and data are held (design section 4).
 const LONGEST_HOLD: Duration = Duration::from_secs(8);
 /// How often a held SYN's socket is looked up: a program that leaves SYN_SENT sends nothing (reliability.md).
 const LOOK: Duration = Duration::from_secs(1);
+/// How long an answered program has for the first request that its prompt waits for (desktop.md 5).
+const TIME_TO_ASK: Duration = Duration::from_secs(10);
 
 /// Carries one flow from its SYN to its last byte.
 pub(crate) async fn forward(syn: HeldSyn, worker: Rc<Worker>) {
@@ -41,17 +48,24 @@ pub(crate) async fn forward(syn: HeldSyn, worker: Rc<Worker>) {
     let Some(held_place) = login.hold() else {
         return worker.record_refusal(owner, Sight::of(&place), RefusalReason::Limit);
     };
-    let mut program = Program { owner, worker, side: Side::Held(syn, held_place), since: Instant::now() };
+    let side = Side::Held(syn, held_place);
+    let first = FirstRequest::default();
+    let mut program = Program { owner, worker, side, first, since: Instant::now() };
     let story = async {
         let session = program.session(&login, &place).await?;
         program.carry(session).await
     };
-    tokio::select! {
+    let ended = tokio::select! {
         // Logout, lock, expiry, a lost agent: the flow ends with the login.
-        () = login.cancelled.cancelled() => program.cut(),
-        ended = story => match ended {
-            Ok(()) | Err(Ended::ProgramGone) => {}
-            Err(Ended::Refused(reason)) => program.refuse(&place, reason),
+        () = login.cancelled.cancelled() => return program.cut(),
+        ended = story => ended,
+    };
+    match ended {
+        Ok(()) | Err(Ended::ProgramGone) => {}
+        Err(Ended::Silent) => program.cut(),
+        Err(Ended::Refused(reason)) => tokio::select! {
+            () = login.cancelled.cancelled() => {}
+            () = program.refuse(&place, reason) => {}
         },
     }
 }
@@ -60,6 +74,8 @@ pub(crate) async fn forward(syn: HeldSyn, worker: Rc<Worker>) {
 enum Ended {
     Refused(RefusalReason),
     ProgramGone,
+    /// The program was answered and sent nothing that a person should be asked about.
+    Silent,
 }
 
 /// The program's side of a flow.
@@ -67,6 +83,8 @@ struct Program {
     owner: Owner,
     worker: Rc<Worker>,
     side: Side,
+    /// What it sent before it had a session, where its prompt waits for that.
+    first: FirstRequest,
     since: Instant,
 }
 
@@ -121,6 +139,14 @@ impl Program {
             Some(Verdict::Refused(reason)) => return Err(Ended::Refused(reason)),
             Some(Verdict::TapNeeded) | None => {}
         }
+        if place.prompt_on() == PromptOn::FirstRequest {
+            self.answer()?;
+            match self.first_request(&mut waiter).await? {
+                Some(Verdict::Granted(grant)) => return Ok(grant),
+                Some(Verdict::Refused(reason)) => return Err(Ended::Refused(reason)),
+                Some(Verdict::TapNeeded) | None => {}
+            }
+        }
         let answer_at = match place.resource.hold {
             Hold::Syn => None,
             Hold::Hybrid => Some(begin + LONGEST_HOLD),
@@ -157,6 +183,33 @@ impl Program {
         }
     }
 
+    /// Waits for the request that the prompt waits for. A verdict that comes first, by another flow's tap, goes before.
+    async fn first_request(&mut self, waiter: &mut Waiter) -> Result<Option<Verdict>, Ended> {
+        let Side::Answered(flow) = &self.side else { return Ok(None) };
+        let clock = self.worker.clock();
+        let mut out_of_time = std::pin::pin!(clock.sleep_until(clock.boot_time() + TIME_TO_ASK));
+        while self.first.looks() == Looks::Incomplete {
+            let chunk = tokio::select! {
+                biased;
+                verdict = waiter.verdict() => match verdict {
+                    Verdict::TapNeeded => continue,
+                    Verdict::Granted(_) | Verdict::Refused(_) => return Ok(Some(verdict)),
+                },
+                () = &mut out_of_time => return Err(Ended::Silent),
+                chunk = flow.read_at_most(self.first.room()) => chunk,
+            };
+            let Ok(Some(chunk)) = chunk else { return Err(Ended::ProgramGone) };
+            self.first.handle_bytes(&chunk);
+        }
+        match self.first.looks() {
+            Looks::Foreign => Err(Ended::Refused(RefusalReason::Policy)),
+            Looks::Valid | Looks::Incomplete => {
+                waiter.handle_first_request();
+                Ok(None)
+            }
+        }
+    }
+
     /// Answers the SYN, if it is still the same socket's.
     fn answer(&mut self) -> Result<(), Ended> {
         let Side::Held(syn, _place) = std::mem::replace(&mut self.side, Side::Over) else { return Ok(()) };
@@ -170,9 +223,14 @@ impl Program {
     }
 
     /// The bytes, both ways, to the end.
-    async fn carry(&mut self, session: Session) -> Result<(), Ended> {
+    async fn carry(&mut self, mut session: Session) -> Result<(), Ended> {
         if matches!(self.side, Side::Held(..)) {
             self.answer()?;
+        }
+        let first = std::mem::take(&mut self.first).into_bytes();
+        if !first.is_empty() {
+            // A stream that is broken says so again when the rest is copied.
+            let _ = session.send.write_chunk(first).await;
         }
         tracing::debug!(waited = ?self.since.elapsed(), "opened");
         if let Side::Answered(flow) = &self.side {
@@ -202,9 +260,17 @@ impl Program {
         }
     }
 
-    /// Ends the flow as design section 4's table says, and keeps the reason for the user.
-    fn refuse(self, place: &Place, reason: RefusalReason) {
+    /// Ends the flow as design section 4's table says, or in words where the resource has them, and keeps the reason for
+    /// the user.
+    async fn refuse(mut self, place: &Place, reason: RefusalReason) {
         self.worker.record_refusal(self.owner, Sight::of(place), reason);
+        if let Some(protocol) = spoken_here(place).filter(|_| is_spoken(reason)) {
+            // A program that has gone needs no words.
+            let _ = self.answer();
+            if let Side::Answered(flow) = &self.side {
+                return spoken_refusal::speak(flow, protocol, reason).await;
+            }
+        }
         match self.side {
             Side::Held(syn, _) if reason.is_unreachable() => syn.refuse_as_unreachable(),
             Side::Answered(flow) => flow.reset(),
@@ -217,6 +283,14 @@ impl Program {
         if let Side::Answered(flow) = self.side {
             flow.reset();
         }
+    }
+}
+
+/// The protocol in which this resource's refusals are put, if its document asks for that.
+fn spoken_here(place: &Place) -> Option<Spoken> {
+    match place.resource.refusal {
+        RefusalStyle::Protocol => place.resource.protocol.as_deref().and_then(Spoken::named),
+        RefusalStyle::Reset => None,
     }
 }
 

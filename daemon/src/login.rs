@@ -8,13 +8,13 @@ use std::rc::Rc;
 use portlatch_clock::{BootTime, Clock};
 use portlatch_protocol::attach::{ToAgent, ToDaemon};
 use portlatch_protocol::identity::Login as LoginIdentity;
-use portlatch_protocol::names::{HostPattern, Hostname, ResourceId};
+use portlatch_protocol::names::{HostPattern, Hostname, ResourceId, ResourceKind};
 use portlatch_protocol::refusal::RefusalReason;
-use portlatch_protocol::resource::Resource;
+use portlatch_protocol::resource::{Hold, Resource};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::tracker::{Event, PortKey, Tracker, Verdict, WaiterId};
+use crate::tracker::{Event, PortKey, PromptOn, Tracker, Verdict, WaiterId, Wanted};
 use crate::tunnel::Tunnels;
 
 /// SYNs of one login that are held at once (design section 8).
@@ -30,6 +30,17 @@ pub(crate) struct Place {
     pub(crate) resource: Rc<Resource>,
     pub(crate) host: Hostname,
     pub(crate) port: u16,
+}
+
+impl Place {
+    /// When a prompt for it may open. A desktop's clients speak first, and then wait for as long as a person needs.
+    pub(crate) fn prompt_on(&self) -> PromptOn {
+        let is_desktop = self.resource.id.kind == ResourceKind::Desktop;
+        match (is_desktop, self.resource.hold) {
+            (true, Hold::Data) => PromptOn::FirstRequest,
+            (true, Hold::Syn | Hold::Hybrid) | (false, _) => PromptOn::Syn,
+        }
+    }
 }
 
 /// What an address names, without a login: for refusals that people read.
@@ -145,7 +156,9 @@ impl Login {
         self.waiters.borrow_mut().insert(id, sender);
         let key = PortKey { resource: place.resource.id.clone(), port: place.port };
         let now = self.clock.boot_time();
-        self.tracker.borrow_mut().handle_flow(&key, id, &place.host, inode, now);
+        let prompt_on = place.prompt_on();
+        let wanted = Wanted { key: &key, host: &place.host, inode, prompt_on };
+        self.tracker.borrow_mut().handle_flow(&wanted, id, now);
         self.carry_out();
         Waiter { login: Rc::clone(self), key, id, verdicts }
     }
@@ -293,6 +306,12 @@ pub(crate) struct Waiter {
 }
 
 impl Waiter {
+    /// The program has sent a valid first request.
+    pub(crate) fn handle_first_request(&self) {
+        self.login.tracker.borrow_mut().handle_first_request(&self.key);
+        self.login.carry_out();
+    }
+
     /// The next verdict. Cancel-safe.
     pub(crate) async fn verdict(&mut self) -> Verdict {
         self.verdicts.recv().await.unwrap_or(Verdict::Refused(RefusalReason::NoLogin))

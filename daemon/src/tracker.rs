@@ -2,8 +2,8 @@
 //! for the answer. However many flows wait, the agent is asked once.
 //!
 //! ```text
-//!            flow                TapNeeded, tunnel up
-//! (nothing) ------> Asked ------------------------------> Tapping
+//!            flow                TapNeeded               first request, tunnel up
+//! (nothing) ------> Asked --------------------> Tapping - - - - - - - - - - - - - -> prompt
 //!                     | Granted                             | Granted
 //!                     v                                     v
 //!                  Granted --- its time is over ---> (nothing)
@@ -56,9 +56,31 @@ pub struct PortKey {
     pub port: u16,
 }
 
+/// What a flow wants.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// The port.
+    pub key: &'a PortKey,
+    /// The name that the program resolved.
+    pub host: &'a Hostname,
+    /// The inode of its socket.
+    pub inode: u64,
+    /// When the prompt may open, should a tap be needed.
+    pub prompt_on: PromptOn,
+}
+
 /// A flow that waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct WaiterId(pub u64);
+
+/// What must have come before a person is bothered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PromptOn {
+    /// The SYN.
+    Syn,
+    /// A valid first request of the protocol, so that a port scan never prompts.
+    FirstRequest,
+}
 
 /// What a waiting flow is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,10 +118,27 @@ pub enum Event {
 /// Where one port stands.
 #[derive(Debug)]
 enum Access {
-    Asked { request: u64, waiting: Vec<WaiterId>, give_up_at: BootTime },
-    Tapping { request: u64, waiting: Vec<WaiterId>, give_up_at: BootTime },
-    Granted { grant: Grant, until: BootTime, renewal: Option<Renewal> },
-    Resting { until: BootTime },
+    Asked {
+        request: u64,
+        waiting: Vec<WaiterId>,
+        prompt_on: PromptOn,
+        give_up_at: BootTime,
+    },
+    /// Once what `prompt_on` names has come, it says [`PromptOn::Syn`]: nothing more is waited for.
+    Tapping {
+        request: u64,
+        waiting: Vec<WaiterId>,
+        prompt_on: PromptOn,
+        give_up_at: BootTime,
+    },
+    Granted {
+        grant: Grant,
+        until: BootTime,
+        renewal: Option<Renewal>,
+    },
+    Resting {
+        until: BootTime,
+    },
 }
 
 /// A grant that serves while the next one is asked for.
@@ -120,11 +159,12 @@ pub struct Tracker {
 
 impl Tracker {
     /// A flow wants this port. Its verdict comes by [`Tracker::poll_event`].
-    pub fn handle_flow(&mut self, key: &PortKey, flow: WaiterId, host: &Hostname, inode: u64, now: BootTime) {
+    pub fn handle_flow(&mut self, wanted: &Wanted<'_>, flow: WaiterId, now: BootTime) {
+        let Wanted { key, host, inode, .. } = *wanted;
         self.drop_lapsed(key, now);
         let has_room = self.has_room_for_a_tap(key);
         let verdict = match self.ports.get_mut(key) {
-            None => return self.ask(key, flow, host, inode, now),
+            None => return self.ask(wanted, flow, now),
             Some(Access::Granted { grant, until, renewal }) => {
                 let left = until.saturating_since(now);
                 let granted = Verdict::Granted(Grant { expires_in: left, ..grant.clone() });
@@ -156,14 +196,27 @@ impl Tracker {
     pub fn handle_flow_gone(&mut self, key: &PortKey, flow: WaiterId) {
         match self.ports.get_mut(key) {
             Some(Access::Asked { waiting, .. }) => waiting.retain(|other| *other != flow),
-            Some(Access::Tapping { request, waiting, .. }) => {
-                let before = waiting.len();
+            Some(Access::Tapping { request, waiting, prompt_on, .. }) => {
+                let (request, before) = (*request, waiting.len());
                 waiting.retain(|other| *other != flow);
-                if waiting.len() != before {
-                    self.events.push_back(Event::Waiting(*request, count(waiting)));
+                if waiting.is_empty() && *prompt_on == PromptOn::FirstRequest {
+                    // Whoever came sent nothing that is worth a prompt.
+                    self.end_request(request, key, RefusalReason::TimedOut, None);
+                } else if waiting.len() != before {
+                    self.events.push_back(Event::Waiting(request, count(waiting)));
                 }
             }
             Some(Access::Granted { .. } | Access::Resting { .. }) | None => {}
+        }
+    }
+
+    /// A flow of this port has sent a valid first request: the prompt that waits for one may open.
+    pub fn handle_first_request(&mut self, key: &PortKey) {
+        if let Some(Access::Tapping { request, prompt_on: prompt_on @ PromptOn::FirstRequest, .. }) =
+            self.ports.get_mut(key)
+        {
+            *prompt_on = PromptOn::Syn;
+            self.events.push_back(Event::TunnelNeeded { request: *request, resource: key.resource.clone() });
         }
     }
 
@@ -171,8 +224,8 @@ impl Tracker {
     pub fn handle_tap_needed(&mut self, request: u64, now: BootTime) {
         let Some(key) = self.requests.get(&request).cloned() else { return };
         match self.ports.get_mut(&key) {
-            Some(Access::Asked { waiting, .. }) => {
-                let mut waiting = std::mem::take(waiting);
+            Some(Access::Asked { waiting, prompt_on, .. }) => {
+                let (mut waiting, prompt_on) = (std::mem::take(waiting), *prompt_on);
                 if waiting.is_empty() {
                     // Whoever asked has gone already: nobody is bothered.
                     return self.end_request(request, &key, RefusalReason::TimedOut, None);
@@ -183,9 +236,11 @@ impl Tracker {
                 self.events.extend(over.into_iter().map(|flow| Event::Verdict(flow, refused.clone())));
                 let told = waiting.iter().map(|flow| Event::Verdict(*flow, Verdict::TapNeeded));
                 self.events.extend(told);
-                self.events.push_back(Event::TunnelNeeded { request, resource: key.resource.clone() });
-                self.ports
-                    .insert(key, Access::Tapping { request, waiting, give_up_at: now + QUEUE_DEADLINE });
+                if prompt_on == PromptOn::Syn {
+                    self.events.push_back(Event::TunnelNeeded { request, resource: key.resource.clone() });
+                }
+                let give_up_at = now + QUEUE_DEADLINE;
+                self.ports.insert(key, Access::Tapping { request, waiting, prompt_on, give_up_at });
             }
             // The policy changed under a grant that serves: it goes on serving, and the next flow after it asks anew.
             Some(Access::Granted { renewal, .. }) => {
@@ -342,12 +397,14 @@ impl Tracker {
         self.ports.values().map(waiting).sum()
     }
 
-    fn ask(&mut self, key: &PortKey, flow: WaiterId, host: &Hostname, inode: u64, now: BootTime) {
+    fn ask(&mut self, wanted: &Wanted<'_>, flow: WaiterId, now: BootTime) {
+        let Wanted { key, host, inode, prompt_on } = *wanted;
         if self.ports.len() >= MAX_PORTS {
             return self.events.push_back(Event::Verdict(flow, Verdict::Refused(RefusalReason::Limit)));
         }
         let request = self.request(key, host, inode);
-        let asked = Access::Asked { request, waiting: vec![flow], give_up_at: now + ASK_DEADLINE };
+        let give_up_at = now + ASK_DEADLINE;
+        let asked = Access::Asked { request, waiting: vec![flow], prompt_on, give_up_at };
         self.ports.insert(key.clone(), asked);
     }
 

@@ -19,7 +19,13 @@ fn grant(amr: &[&str]) -> Grant {
 }
 
 fn flow(tracker: &mut Tracker, port: u16, id: u64, now: BootTime) {
-    tracker.handle_flow(&key(port), WaiterId(id), &"billing-db.corp.internal".parse().unwrap(), id, now);
+    flow_prompting_on(PromptOn::Syn, tracker, port, id, now);
+}
+
+fn flow_prompting_on(prompt_on: PromptOn, tracker: &mut Tracker, port: u16, id: u64, now: BootTime) {
+    let (key, host) = (key(port), "billing-db.corp.internal".parse().unwrap());
+    let wanted = Wanted { key: &key, host: &host, inode: id, prompt_on };
+    tracker.handle_flow(&wanted, WaiterId(id), now);
 }
 
 fn events(tracker: &mut Tracker) -> Vec<Event> {
@@ -53,6 +59,38 @@ fn asks_once_however_many_flows_wait_and_all_pass() {
     let told = verdicts(&events(&mut tracker));
     assert_eq!(told.len(), 200);
     assert!(told.iter().all(|(_, verdict)| matches!(verdict, Verdict::Granted(_))));
+}
+
+#[test]
+fn where_the_prompt_waits_for_a_request_a_scan_opens_none() {
+    let (mut tracker, now) = start();
+    flow_prompting_on(PromptOn::FirstRequest, &mut tracker, 3389, 1, now);
+    let request = asked(&events(&mut tracker))[0];
+    tracker.handle_tap_needed(request, now);
+    let told = events(&mut tracker);
+    assert_eq!(verdicts(&told), [(1, Verdict::TapNeeded)]);
+    assert!(!told.iter().any(|event| matches!(event, Event::TunnelNeeded { .. })));
+    // The scanner hangs up: nobody was bothered, and the next one begins anew.
+    tracker.handle_flow_gone(&key(3389), WaiterId(1));
+    assert_eq!(events(&mut tracker), [Event::Cancel(request, RefusalReason::TimedOut)]);
+    flow_prompting_on(PromptOn::FirstRequest, &mut tracker, 3389, 2, now);
+    assert_eq!(asked(&events(&mut tracker)).len(), 1);
+}
+
+#[test]
+fn the_first_request_of_any_waiting_flow_brings_the_one_prompt() {
+    let (mut tracker, now) = start();
+    flow_prompting_on(PromptOn::FirstRequest, &mut tracker, 3389, 1, now);
+    let request = asked(&events(&mut tracker))[0];
+    tracker.handle_tap_needed(request, now);
+    flow_prompting_on(PromptOn::FirstRequest, &mut tracker, 3389, 2, now);
+    let _ = events(&mut tracker);
+    tracker.handle_first_request(&key(3389));
+    tracker.handle_first_request(&key(3389));
+    let needed = Event::TunnelNeeded { request, resource: key(3389).resource };
+    assert_eq!(events(&mut tracker), [needed]);
+    tracker.handle_granted(request, grant(&["hwk"]), now);
+    assert_eq!(verdicts(&events(&mut tracker)).len(), 2);
 }
 
 #[test]
@@ -265,6 +303,8 @@ enum Step {
     Granted(u64),
     Refused(u64),
     GrantEnded(u16),
+    FirstRequest(u16),
+    ForgetTaps,
     Wait(u64),
 }
 
@@ -280,6 +320,8 @@ fn step() -> impl Strategy<Value = Step> {
         request.clone().prop_map(Step::Granted),
         request.prop_map(Step::Refused),
         (1_u16..4).prop_map(Step::GrantEnded),
+        (1_u16..4).prop_map(Step::FirstRequest),
+        Just(Step::ForgetTaps),
         (0_u64..200).prop_map(Step::Wait),
     ]
 }
@@ -294,7 +336,9 @@ proptest! {
         for step in steps {
             match step {
                 Step::Flow(port) => {
-                    flow(&mut tracker, port, ports.len() as u64, now);
+                    // The third port is a desktop's.
+                    let prompt_on = if port == 3 { PromptOn::FirstRequest } else { PromptOn::Syn };
+                    flow_prompting_on(prompt_on, &mut tracker, port, ports.len() as u64, now);
                     ports.push(port);
                 }
                 Step::FlowGone(id) => if let Some(port) = ports.get(id as usize) {
@@ -307,6 +351,8 @@ proptest! {
                 Step::PromptOpened(request) => tracker.handle_prompt_opened(request, MINUTE, now),
                 Step::Granted(request) => tracker.handle_granted(request, grant(&[]), now),
                 Step::Refused(request) => tracker.handle_refused(request, RefusalReason::Denied, now),
+                Step::FirstRequest(port) => tracker.handle_first_request(&key(port)),
+                Step::ForgetTaps => tracker.forget_taps(),
                 Step::GrantEnded(port) => tracker.handle_grant_ended(&key(port), "t"),
                 Step::Wait(seconds) => now = now + Duration::from_secs(seconds),
             }
