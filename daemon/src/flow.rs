@@ -212,11 +212,16 @@ impl Flow {
         Self { id, stack }
     }
 
-    /// The next bytes of the program, or `None` once it has finished sending.
+    /// The next bytes of the program, or `None` once it has finished sending. Cancel-safe.
     pub(crate) async fn read(&self) -> Result<Option<Bytes>, FlowReset> {
+        self.read_at_most(MAX_CHUNK).await
+    }
+
+    /// Likewise, and no more than `limit` of them: the rest stays the program's to send again and ours to refuse.
+    pub(crate) async fn read_at_most(&self, limit: usize) -> Result<Option<Bytes>, FlowReset> {
         poll_fn(|context| {
             let take = |data: &[u8]| {
-                let chunk = Bytes::copy_from_slice(&data[..data.len().min(MAX_CHUNK)]);
+                let chunk = Bytes::copy_from_slice(&data[..data.len().min(limit)]);
                 (chunk.len(), chunk)
             };
             match self.stack.with(|stack| stack.read_with(self.id, take)) {
