@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn the_bytes_of_an_open_are_these() {
-        let context = ClientDataContext {
+        let context = ClientDataContext::Open {
             resource: "db/billing-db".parse().unwrap(),
             port: 5432,
             login: "0af3".parse().unwrap(),
@@ -114,7 +114,7 @@ mod tests {
         let data = ClientData::for_open(&[0xfb, 0xff, 0xfe], &"Proxy.Example.com".parse().unwrap(), &context);
         assert_eq!(
             text(&data),
-            r#"{"type":"webauthn.get","challenge":"-__-","origin":"portlatch-agent://proxy.example.com","crossOrigin":false,"portlatch":{"resource":"db/billing-db","port":5432,"login":"0af3"}}"#
+            r#"{"type":"webauthn.get","challenge":"-__-","origin":"portlatch-agent://proxy.example.com","crossOrigin":false,"portlatch":{"purpose":"open","resource":"db/billing-db","port":5432,"login":"0af3"}}"#
         );
     }
 

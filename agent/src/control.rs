@@ -8,9 +8,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{Method, StatusCode};
 use portlatch_clock::Clock;
+use portlatch_protocol::api::ceremony::{CeremonyOutcome, CeremonyRequest, PresenceProof};
 use portlatch_protocol::api::{
-    AccessAnswer, AccessRequest, CATALOGUE_WAIT, Catalogue, Ceremony, CeremonyAnswer, IssuedGrant,
-    LoginAnswer, LoginChallenge, LoginGranted, LoginRequest, TunnelCertificate, TunnelRequest,
+    AccessAnswer, AccessRequest, CATALOGUE_WAIT, Catalogue, Ceremony, IssuedGrant, LoginAnswer,
+    LoginChallenge, LoginGranted, LoginRequest, TunnelCertificate, TunnelRequest,
 };
 use portlatch_protocol::names::Id;
 use serde::Serialize;
@@ -110,17 +111,27 @@ impl Control {
     }
 
     /// Has a challenge made.
-    pub(crate) async fn begin_ceremony(&self, request: &AccessRequest) -> Result<Ceremony, ApiError> {
+    pub(crate) async fn begin_ceremony(&self, request: &CeremonyRequest) -> Result<Ceremony, ApiError> {
         self.post("/v1/ceremonies", request).await
     }
 
+    /// Answers the challenge of an open.
+    pub(crate) async fn finish_open(&self, id: &Id, proof: &PresenceProof) -> Result<IssuedGrant, ApiError> {
+        match self.finish_ceremony(id, proof).await? {
+            CeremonyOutcome::Granted(grant) => Ok(grant),
+            CeremonyOutcome::Remembered { .. }
+            | CeremonyOutcome::EnrolKey { .. }
+            | CeremonyOutcome::EnrolApp { .. }
+            | CeremonyOutcome::RecoveryCodes { .. }
+            | CeremonyOutcome::Done => {
+                Err(ApiError::BadAnswer(serde::de::Error::custom("an open ended without a grant")))
+            }
+        }
+    }
+
     /// Answers a challenge.
-    pub(crate) async fn finish_ceremony(
-        &self,
-        id: &Id,
-        answer: &CeremonyAnswer,
-    ) -> Result<IssuedGrant, ApiError> {
-        self.post(&format!("/v1/ceremonies/{id}"), answer).await
+    async fn finish_ceremony(&self, id: &Id, proof: &PresenceProof) -> Result<CeremonyOutcome, ApiError> {
+        self.post(&format!("/v1/ceremonies/{id}"), proof).await
     }
 
     /// Calls a challenge off.

@@ -16,9 +16,8 @@ use std::time::Duration;
 
 use portlatch_audit::{Event, EventKind};
 use portlatch_clock::TimeOfDay;
-use portlatch_protocol::api::{
-    AccessAnswer, AccessRequest, Ceremony, CeremonyAnswer, ClientDataContext, IssuedGrant,
-};
+use portlatch_protocol::api::ceremony::{CeremonyOutcome, CeremonyPurpose, CeremonyRequest, PresenceProof};
+use portlatch_protocol::api::{AccessAnswer, AccessRequest, Ceremony, ClientDataContext, IssuedGrant};
 use portlatch_protocol::grant::MAX_LIFETIME;
 use portlatch_protocol::names::Id;
 use portlatch_protocol::refusal::RefusalReason;
@@ -111,8 +110,17 @@ impl Control {
     pub async fn begin_ceremony(
         &self,
         asker: Asker<'_>,
-        request: &AccessRequest,
+        request: &CeremonyRequest,
     ) -> Result<Ceremony, Denial> {
+        match &request.purpose {
+            CeremonyPurpose::Open(request) => self.begin_open(asker, request).await,
+            CeremonyPurpose::Exec(_) | CeremonyPurpose::ManageDevices(_) => {
+                Err(Denial::BadRequest("this version of the service has no such ceremony".to_owned()))
+            }
+        }
+    }
+
+    async fn begin_open(&self, asker: Asker<'_>, request: &AccessRequest) -> Result<Ceremony, Denial> {
         let (login, now) = (&asker.login.login, self.clock.boot_time());
         if !self.access_limits.challenges.take(&login.login, now) {
             return Err(Denial::RateLimited);
@@ -144,7 +152,7 @@ impl Control {
         };
         let displaced = self.ceremonies.insert(ceremony.clone(), challenge, now)?;
         self.note_ended(displaced, "displaced").await;
-        Ok(Ceremony { ceremony, options, expires_in: LIFETIME.as_secs() })
+        Ok(Ceremony { ceremony, options, expires_in: LIFETIME.as_secs(), code_allowed: false, browser: None })
     }
 
     /// Ends a ceremony: takes the challenge, verifies the answer, and signs the grant.
@@ -155,8 +163,8 @@ impl Control {
         &self,
         asker: Asker<'_>,
         ceremony: &Id,
-        answer: &CeremonyAnswer,
-    ) -> Result<IssuedGrant, Denial> {
+        proof: &PresenceProof,
+    ) -> Result<CeremonyOutcome, Denial> {
         let (login, boot_time) = (&asker.login.login, self.clock.boot_time());
         if !self.access_limits.failures.has_left(&login.login, boot_time) {
             return Err(Denial::RateLimited);
@@ -173,7 +181,10 @@ impl Control {
             program: open.program.clone(),
             pid: None,
         };
-        let tap = self.verify_tap(asker, &open, &request, answer).await?;
+        let PresenceProof::Key { credential } = proof else {
+            return Err(self.answer_failed(asker, &request, &KeyError::Malformed).await);
+        };
+        let tap = self.verify_tap(asker, &open, &request, credential).await?;
         // What the resource asks for may have changed since the prompt opened: what holds now counts.
         let (standing, terms) = self.standing_terms(asker, &request).await?;
         if terms.user_verification && !tap.is_user_verified {
@@ -192,7 +203,8 @@ impl Control {
         if !self.store.add_tap(&tap).await? {
             return Err(self.login_ended(asker, &request).await);
         }
-        self.issue(asker, &request, &standing, &terms, Basis::Tap(&tap)).await
+        let grant = self.issue(asker, &request, &standing, &terms, Basis::Tap(&tap)).await?;
+        Ok(CeremonyOutcome::Granted(grant))
     }
 
     async fn verify_tap(
@@ -200,16 +212,16 @@ impl Control {
         asker: Asker<'_>,
         open: &OpenPurpose,
         request: &AccessRequest,
-        answer: &CeremonyAnswer,
+        credential: &serde_json::Value,
     ) -> Result<Tap, Denial> {
-        let context = ClientDataContext {
+        let context = ClientDataContext::Open {
             resource: open.resource.clone(),
             port: open.port,
             login: open.login.login.clone(),
         };
         let expected = ExpectedTap { user: &open.login.user, state: &open.state, context: Some(&context) };
         let now = self.clock.time_of_day();
-        match self.relying_party.finish_tap(&answer.credential, &expected, &self.store, now).await {
+        match self.relying_party.finish_tap(credential, &expected, &self.store, now).await {
             Ok(verified) => Ok(Tap {
                 id: random_id(),
                 login: open.login.login.clone(),

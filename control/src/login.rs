@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use portlatch_audit::{Event, EventKind};
 use portlatch_clock::TimeOfDay;
 use portlatch_protocol::api::{
-    FirstFactor, KeyTask, LoginAnswer, LoginChallenge, LoginGranted, LoginRequest, Secret,
+    FirstFactor, KeyTask, LoginAnswer, LoginChallenge, LoginGranted, LoginProof, LoginRequest, Secret,
 };
 use portlatch_protocol::identity::Login;
 use portlatch_protocol::names::{DeviceName, Id, UserName};
@@ -79,6 +79,7 @@ impl Control {
             FirstFactor::Enrolment { token, new_password } => {
                 self.begin_with_token(person, token, new_password).await
             }
+            FirstFactor::Passkey => Err(Denial::BadLogin),
         };
         match begun {
             Ok((purpose, task)) => {
@@ -186,6 +187,10 @@ impl Control {
             self.audit.note(Event { client_addr, reason, ..Event::new(EventKind::MfaFail) }).await;
             return Err(Denial::CeremonyEnded);
         };
+        let LoginProof::Key { credential } = &answer.proof else {
+            self.note_ended(vec![challenge], "recovery_code").await;
+            return Err(Denial::BadLogin);
+        };
         let key = match proven(&answer.csr) {
             Ok(key) => key,
             Err(denial) => {
@@ -198,14 +203,13 @@ impl Control {
                 let person = Person { user: &user, device: &device, address };
                 let expected = ExpectedTap { user: &user, state: &state, context: None };
                 let now = self.clock.time_of_day();
-                let tap =
-                    self.relying_party.finish_tap(&answer.credential, &expected, &self.store, now).await;
+                let tap = self.relying_party.finish_tap(credential, &expected, &self.store, now).await;
                 let tap = self.verified_or_noted(person, tap).await?;
                 self.log_in(person, &key, &tap).await
             }
             Purpose::Enrolment { user, device, token_hash, password_hash, state } => {
                 let person = Person { user: &user, device: &device, address };
-                let security_key = self.relying_party.finish_enrolment(&answer.credential, &state);
+                let security_key = self.relying_party.finish_enrolment(credential, &state);
                 let security_key = self.verified_or_noted(person, security_key).await?;
                 let key_id = random_id();
                 let credential = NewCredential {

@@ -8,13 +8,14 @@
 //! | `POST /v1/tunnel` | login | [`TunnelRequest`] | [`TunnelCertificate`] |
 //! | `GET /v1/catalogue?after=REVISION` | login | - | [`Catalogue`], or 204 after 25 s without a change |
 //! | `POST /v1/access` | login | [`AccessRequest`] | [`AccessAnswer`] |
-//! | `POST /v1/ceremonies` | login | [`AccessRequest`] | [`Ceremony`] |
-//! | `POST /v1/ceremonies/{ceremony}` | login | [`CeremonyAnswer`] | [`IssuedGrant`] |
+//! | `POST /v1/ceremonies` | login | [`CeremonyRequest`](ceremony::CeremonyRequest) | [`Ceremony`] |
+//! | `POST /v1/ceremonies/{ceremony}` | login | [`PresenceProof`](ceremony::PresenceProof) | [`CeremonyOutcome`](ceremony::CeremonyOutcome) |
 //! | `DELETE /v1/ceremonies/{ceremony}` | login | - | 204 |
 //!
 //! Every other status carries a [`Problem`]. Durations are whole seconds: clocks are never compared across machines.
 //! WebAuthn's own documents pass through as JSON, untouched.
 
+use self::ceremony::{BrowserOffer, DeviceChange, ExecTarget};
 use crate::names::{DeviceName, Hostname, Id, ResourceId, UserName};
 use crate::refusal::RefusalReason;
 use crate::resource::{ProxyAddress, Resource, Zone};
@@ -72,6 +73,8 @@ pub enum FirstFactor {
         /// The password to be.
         new_password: Secret,
     },
+    /// None: an enrolled key that verifies its user is enough, and is asked for by the challenge.
+    Passkey,
 }
 
 /// What the security key must answer.
@@ -107,10 +110,27 @@ pub enum KeyTask {
 #[derive(Clone, serde::Serialize, serde::Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LoginAnswer {
-    /// The key's answer: WebAuthn's `PublicKeyCredential`, as JSON.
-    pub credential: serde_json::Value,
+    /// The second factor.
+    pub proof: LoginProof,
     /// PKCS #10 request for the login certificate, signed by the new login key: base64 of the DER.
     pub csr: String,
+}
+
+/// What answers the challenge of a login.
+#[derive(Clone, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case", tag = "type")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum LoginProof {
+    /// A security key's answer.
+    Key {
+        /// WebAuthn's `PublicKeyCredential`, or `RegisterPublicKeyCredential` of an enrolment, as JSON.
+        credential: serde_json::Value,
+    },
+    /// One of the recovery codes, in place of the tap that follows a password.
+    RecoveryCode {
+        /// As it was shown; spaces, hyphens and case do not count.
+        code: Secret,
+    },
 }
 
 /// A login.
@@ -226,7 +246,7 @@ impl std::fmt::Debug for IssuedGrant {
     }
 }
 
-/// A ceremony: a challenge that is bound to user, login, tunnel key, resource, port and purpose.
+/// A ceremony: a challenge that is bound to user, login and all that its purpose names.
 #[derive(Clone, serde::Serialize, serde::Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Ceremony {
@@ -236,14 +256,12 @@ pub struct Ceremony {
     pub options: serde_json::Value,
     /// Seconds until it ends.
     pub expires_in: u64,
-}
-
-/// The key's answer to a ceremony.
-#[derive(Clone, serde::Serialize, serde::Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct CeremonyAnswer {
-    /// WebAuthn's `PublicKeyCredential`, as JSON.
-    pub credential: serde_json::Value,
+    /// Whether a code of an authenticator app answers it as well: the policy takes codes, and the user has an app.
+    #[serde(default)]
+    pub code_allowed: bool,
+    /// The page that answers it; none where no browser can.
+    #[serde(default)]
+    pub browser: Option<BrowserOffer>,
 }
 
 /// Challenges and answers to them are never printed, however they come into a log.
@@ -256,17 +274,36 @@ macro_rules! unprinted {
         }
     )*};
 }
-unprinted!(KeyTask, LoginAnswer, Ceremony, CeremonyAnswer);
+unprinted!(KeyTask, LoginProof, LoginAnswer, Ceremony);
 
-/// What the agent adds to `clientDataJSON`, as its member `portlatch`; control compares it with the ceremony.
+/// What the agent adds to `clientDataJSON`, as its member `portlatch`: what the person was shown. Control compares it
+/// with the ceremony. A login has none.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct ClientDataContext {
-    /// The resource that the person saw in the prompt.
-    pub resource: ResourceId,
-    /// The port.
-    pub port: u16,
-    /// The login.
-    pub login: Id,
+#[serde(rename_all = "snake_case", tag = "purpose", deny_unknown_fields)]
+pub enum ClientDataContext {
+    /// One port of one resource.
+    Open {
+        /// The resource that the person saw in the prompt.
+        resource: ResourceId,
+        /// The port.
+        port: u16,
+        /// The login.
+        login: Id,
+    },
+    /// One command on several resources.
+    Exec {
+        /// All that the person saw, in ascending order.
+        targets: Vec<ExecTarget>,
+        /// The login.
+        login: Id,
+    },
+    /// A change of the user's own keys and apps.
+    ManageDevices {
+        /// The change.
+        change: DeviceChange,
+        /// The login.
+        login: Id,
+    },
 }
 
 /// What went wrong, for a program and for a person.
@@ -290,6 +327,8 @@ pub enum ProblemCode {
     CeremonyEnded,
     /// The key's answer does not verify.
     BadAssertion,
+    /// The code is wrong, or was used already.
+    BadCode,
     /// The login has ended: log in again.
     LoginEnded,
     /// A lock stands against it.
@@ -323,10 +362,13 @@ mod tests {
         assert!(!format!("{factor:?} {grant:?}").contains("canary"));
         let (canary, ceremony) = (serde_json::json!("canary"), "0a".parse().unwrap());
         let task = KeyTask::Assert { options: canary.clone() };
-        let answer = LoginAnswer { credential: canary.clone(), csr: "canary".into() };
-        let open = Ceremony { ceremony, options: canary.clone(), expires_in: 1 };
-        let tap = CeremonyAnswer { credential: canary };
-        assert!(!format!("{task:?} {answer:?} {open:?} {tap:?}").contains("canary"));
+        let proofs = [
+            LoginProof::Key { credential: canary.clone() },
+            LoginProof::RecoveryCode { code: Secret("canary".into()) },
+        ];
+        let answers = proofs.map(|proof| LoginAnswer { proof, csr: "canary".into() });
+        let open = Ceremony { ceremony, options: canary, expires_in: 1, code_allowed: true, browser: None };
+        assert!(!format!("{task:?} {answers:?} {open:?}").contains("canary"));
     }
 
     #[test]

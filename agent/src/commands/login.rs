@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use portlatch_clock::Clock;
 use portlatch_protocol::api::{
-    FirstFactor, KeyTask, LoginAnswer, LoginChallenge, LoginGranted, LoginRequest, Secret,
+    FirstFactor, KeyTask, LoginAnswer, LoginChallenge, LoginGranted, LoginProof, LoginRequest, Secret,
 };
 use portlatch_protocol::names::{DeviceName, Hostname, UserName};
 use portlatch_protocol::tls::CaPin;
@@ -42,7 +42,8 @@ pub(crate) async fn login(options: &Login, files: &Files, clock: &Clock) -> Resu
     let challenge = control.begin_login(&request).await?;
     let credential = tap(&challenge, &address.host, &key, &enter).await?;
     let login_key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(no_key)?;
-    let answer = LoginAnswer { credential, csr: STANDARD.encode(csr(&login_key)?) };
+    let answer =
+        LoginAnswer { proof: LoginProof::Key { credential }, csr: STANDARD.encode(csr(&login_key)?) };
     let granted = control.finish_login(&challenge.ceremony, &answer).await?;
     let granted = certificates(granted, &address.host, &trust)?;
     let key_pem = Zeroizing::new(login_key.serialize_pem());

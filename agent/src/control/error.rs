@@ -132,7 +132,9 @@ impl ApiError {
             Some(ProblemCode::Locked) => RefusalReason::Locked,
             Some(ProblemCode::NotFound) => RefusalReason::UnknownPort,
             Some(ProblemCode::RateLimited) => RefusalReason::Limit,
-            Some(ProblemCode::BadAssertion | ProblemCode::CeremonyEnded) => RefusalReason::Denied,
+            Some(ProblemCode::BadAssertion | ProblemCode::BadCode | ProblemCode::CeremonyEnded) => {
+                RefusalReason::Denied
+            }
             Some(
                 ProblemCode::Policy
                 | ProblemCode::BadLogin

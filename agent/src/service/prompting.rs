@@ -59,7 +59,7 @@ impl Service {
 
     fn tapping(&self, id: RequestId, cancel: CancellationToken) -> Option<Tapping> {
         let (request, active) = (self.requests.get(&id)?, self.login.active.as_ref()?);
-        let context = ClientDataContext {
+        let context = ClientDataContext::Open {
             resource: request.subject.resource.clone(),
             port: request.subject.port,
             login: self.login_id()?.clone(),

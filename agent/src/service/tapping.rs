@@ -3,9 +3,8 @@
 
 use std::time::Duration;
 
-use portlatch_protocol::api::{
-    AccessRequest, Ceremony, CeremonyAnswer, ClientDataContext, IssuedGrant, ProblemCode,
-};
+use portlatch_protocol::api::ceremony::{CeremonyPurpose, CeremonyRequest, PresenceProof};
+use portlatch_protocol::api::{AccessRequest, Ceremony, ClientDataContext, IssuedGrant, ProblemCode};
 use portlatch_protocol::names::Hostname;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -69,14 +68,16 @@ impl Tapping {
     }
 
     async fn attempt(&self) -> Result<IssuedGrant, TapEnd> {
-        let begun = self.cancel.run_until_cancelled(self.control.begin_ceremony(&self.request)).await;
+        let purpose = CeremonyPurpose::Open(self.request.clone());
+        let request = CeremonyRequest { purpose, browser: None };
+        let begun = self.cancel.run_until_cancelled(self.control.begin_ceremony(&request)).await;
         let ceremony = begun.ok_or(TapEnd::Cancelled)?.map_err(TapEnd::Failed)?;
         self.tell(TapEvent::Challenged).await;
         match self.answer(&ceremony).await {
             Ok(credential) => {
                 let credential = serde_json::to_value(credential).expect("WebAuthn's documents are JSON");
-                let answer = CeremonyAnswer { credential };
-                self.control.finish_ceremony(&ceremony.ceremony, &answer).await.map_err(TapEnd::Failed)
+                let proof = PresenceProof::Key { credential };
+                self.control.finish_open(&ceremony.ceremony, &proof).await.map_err(TapEnd::Failed)
             }
             Err(end) => {
                 // Control forgets it by itself; told, it forgets it now.
@@ -132,5 +133,8 @@ impl Tapping {
 }
 
 fn is_worth_another_try(error: &ApiError) -> bool {
-    matches!(error.code(), Some(ProblemCode::BadAssertion | ProblemCode::CeremonyEnded))
+    matches!(
+        error.code(),
+        Some(ProblemCode::BadAssertion | ProblemCode::BadCode | ProblemCode::CeremonyEnded)
+    )
 }

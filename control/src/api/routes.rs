@@ -7,10 +7,10 @@ use axum::extract::{FromRequest, Path, Query, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use http::StatusCode;
+use portlatch_protocol::api::ceremony::{CeremonyOutcome, CeremonyRequest, PresenceProof};
 use portlatch_protocol::api::{
-    AccessAnswer, AccessRequest, CATALOGUE_WAIT, Catalogue, Ceremony, CeremonyAnswer, IssuedGrant,
-    LoginAnswer, LoginChallenge, LoginGranted, LoginRequest, Problem, ProblemCode, TunnelCertificate,
-    TunnelRequest,
+    AccessAnswer, AccessRequest, CATALOGUE_WAIT, Catalogue, Ceremony, LoginAnswer, LoginChallenge,
+    LoginGranted, LoginRequest, Problem, ProblemCode, TunnelCertificate, TunnelRequest,
 };
 use portlatch_protocol::names::Id;
 
@@ -136,36 +136,36 @@ pub(super) async fn ask(
     Ok(Json(control.ask(asker, &request).await?))
 }
 
-/// Makes the challenge for a tap.
-#[utoipa::path(post, path = "/v1/ceremonies", request_body = AccessRequest, responses(
+/// Makes the challenge for a proof of presence.
+#[utoipa::path(post, path = "/v1/ceremonies", request_body = CeremonyRequest, responses(
     (status = 200, body = Ceremony), (status = 400, body = Problem), (status = 401, body = Problem),
     (status = 403, body = Problem), (status = 404, body = Problem), (status = 429, body = Problem),
     (status = 503, body = Problem)))]
 pub(super) async fn begin_ceremony(
     State(control): Service,
     Extension(peer): Extension<Peer>,
-    Body(request): Body<AccessRequest>,
+    Body(request): Body<CeremonyRequest>,
 ) -> Result<Json<Ceremony>, Denial> {
     let login = control.authenticate(&peer).await?;
     let asker = Asker { login: &login, address: peer.address.ip() };
     Ok(Json(control.begin_ceremony(asker, &request).await?))
 }
 
-/// Ends a ceremony with the key's answer.
-#[utoipa::path(post, path = "/v1/ceremonies/{ceremony}", request_body = CeremonyAnswer,
+/// Ends a ceremony with a proof of presence.
+#[utoipa::path(post, path = "/v1/ceremonies/{ceremony}", request_body = PresenceProof,
     params(("ceremony" = Id, Path)), responses(
-    (status = 200, body = IssuedGrant), (status = 401, body = Problem), (status = 403, body = Problem),
+    (status = 200, body = CeremonyOutcome), (status = 401, body = Problem), (status = 403, body = Problem),
     (status = 404, body = Problem), (status = 410, body = Problem), (status = 429, body = Problem),
     (status = 503, body = Problem)))]
 pub(super) async fn finish_ceremony(
     State(control): Service,
     Extension(peer): Extension<Peer>,
     ceremony: Result<Path<Id>, axum::extract::rejection::PathRejection>,
-    Body(request): Body<CeremonyAnswer>,
-) -> Result<Json<IssuedGrant>, Denial> {
+    Body(proof): Body<PresenceProof>,
+) -> Result<Json<CeremonyOutcome>, Denial> {
     let login = control.authenticate(&peer).await?;
     let asker = Asker { login: &login, address: peer.address.ip() };
-    Ok(Json(control.finish_ceremony(asker, &named(ceremony)?, &request).await?))
+    Ok(Json(control.finish_ceremony(asker, &named(ceremony)?, &proof).await?))
 }
 
 /// Forgets a ceremony.

@@ -7,8 +7,8 @@ use portlatch_protocol::api::ClientDataContext;
 
 use super::KeyError;
 
-/// Longest `clientDataJSON` that is read: ours has some 300 bytes.
-const MAX_CLIENT_DATA: usize = 4 * 1024;
+/// Longest `clientDataJSON` that is read: ours has some 300 bytes, and some 8 KiB where an `exec` names 64 resources.
+const MAX_CLIENT_DATA: usize = 16 * 1024;
 
 /// The members of `clientDataJSON` that control compares itself. A member that stands twice is an error, so that no two
 /// readers of one document can see different values.
@@ -67,17 +67,18 @@ mod tests {
     #[test]
     fn the_context_is_read_from_the_signed_bytes() {
         let text = r#"{"type":"webauthn.get","challenge":"AA","origin":"portlatch-agent://p.example",
-            "crossOrigin":false,"portlatch":{"resource":"db/billing","port":5432,"login":"0af3"}}"#;
+            "crossOrigin":false,"portlatch":{"purpose":"open","resource":"db/billing","port":5432,"login":"0af3"}}"#;
         let context = ClientData::of_answer(&answer(text)).unwrap().context.unwrap();
-        assert_eq!((context.resource.to_string(), context.port), ("db/billing".to_owned(), 5432));
+        let (resource, login) = ("db/billing".parse().unwrap(), "0af3".parse().unwrap());
+        assert_eq!(context, ClientDataContext::Open { resource, port: 5432, login });
     }
 
     #[test]
     fn a_member_that_stands_twice_is_refused() {
         for twice in [
             r#"{"origin":"portlatch-agent://p.example","origin":"https://p.example"}"#,
-            r#"{"origin":"a","portlatch":{"resource":"db/a","port":1,"login":"x"},"portlatch":{"resource":"db/b","port":1,"login":"x"}}"#,
-            r#"{"origin":"a","portlatch":{"resource":"db/a","resource":"db/b","port":1,"login":"x"}}"#,
+            r#"{"origin":"a","portlatch":{"purpose":"open","resource":"db/a","port":1,"login":"0a"},"portlatch":{"purpose":"open","resource":"db/b","port":1,"login":"0a"}}"#,
+            r#"{"origin":"a","portlatch":{"purpose":"open","resource":"db/a","resource":"db/b","port":1,"login":"0a"}}"#,
         ] {
             assert!(ClientData::of_answer(&answer(twice)).is_err(), "{twice}");
         }

@@ -13,6 +13,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use p256::ecdsa::signature::Verifier as _;
 use p256::ecdsa::{Signature, VerifyingKey};
+use portlatch_protocol::api::ceremony::{CeremonyOutcome, CeremonyPurpose, CeremonyRequest};
 use portlatch_protocol::api::{
     ALPN, AccessAnswer, AccessRequest, Catalogue, Ceremony, ClientDataContext, IssuedGrant, LoginGranted,
     TunnelCertificate,
@@ -221,11 +222,20 @@ impl State {
             (Method::POST, ["v1", "access"]) => self.access(&serde_json::from_value(body).unwrap()),
             (Method::POST, ["v1", "ceremonies"]) => {
                 self.story.lock().unwrap().made += 1;
-                let (ceremony, options) = self.challenge(Some(serde_json::from_value(body).unwrap()));
-                let ceremony = Ceremony { ceremony: ceremony.parse().unwrap(), options, expires_in: 120 };
+                let request: CeremonyRequest = serde_json::from_value(body).unwrap();
+                let CeremonyPurpose::Open(access) = request.purpose else { panic!("{request:?}") };
+                let (ceremony, options) = self.challenge(Some(access));
+                let ceremony = Ceremony {
+                    ceremony: ceremony.parse().unwrap(),
+                    options,
+                    expires_in: 120,
+                    code_allowed: false,
+                    browser: None,
+                };
                 reply(StatusCode::OK, &json!(ceremony))
             }
             (Method::POST, ["v1", "ceremonies", ceremony]) => {
+                assert_eq!(body["type"], "key");
                 self.finish_ceremony(ceremony, &body["credential"])
             }
             (Method::DELETE, ["v1", "ceremonies", ceremony]) => {
@@ -267,7 +277,7 @@ impl State {
     }
 
     fn finish_login(&self, ceremony: &str, body: &Value) -> Response<Full<Bytes>> {
-        let credential = &body["credential"];
+        let credential = &body["proof"]["credential"];
         let enrolled = credential.pointer("/response/attestationObject").and_then(Value::as_str);
         if let Some(object) = enrolled {
             let object = URL_SAFE_NO_PAD.decode(object).unwrap();
@@ -360,14 +370,17 @@ impl State {
             at.map(|at| story.open.remove(at))
         };
         let Some((_, Some(access))) = taken else { return problem(StatusCode::GONE, "ceremony_ended") };
-        let context =
-            ClientDataContext { resource: access.resource, port: access.port, login: LOGIN.parse().unwrap() };
+        let context = ClientDataContext::Open {
+            resource: access.resource,
+            port: access.port,
+            login: LOGIN.parse().unwrap(),
+        };
         let is_good = self.verify(ceremony, credential, Some(&context));
         let mut story = self.story.lock().unwrap();
         let is_rejected = story.reject_next > 0;
         story.reject_next = story.reject_next.saturating_sub(1);
         match is_good && !is_rejected {
-            true => reply(StatusCode::OK, &json!(grant(&["hwk", "user"]))),
+            true => reply(StatusCode::OK, &json!(CeremonyOutcome::Granted(grant(&["hwk", "user"])))),
             false => problem(StatusCode::FORBIDDEN, "bad_assertion"),
         }
     }

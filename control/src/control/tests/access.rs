@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use portlatch_protocol::api::{AccessAnswer, CeremonyAnswer};
+use portlatch_protocol::api::AccessAnswer;
+use portlatch_protocol::api::ceremony::{CeremonyPurpose, CeremonyRequest, PresenceProof};
 use portlatch_protocol::refusal::RefusalReason;
 
 use super::super::*;
@@ -93,6 +94,7 @@ async fn a_tunnel_key_that_was_not_certified_for_the_login_gets_nothing() {
     let mut request = jerry.request("app/wiki", 80);
     request.tunnel_key = elaine.tunnel_key;
     assert!(matches!(scene.control.ask(jerry.asker(), &request).await, Err(Denial::BadRequest(_))));
+    let request = CeremonyRequest { purpose: CeremonyPurpose::Open(request), browser: None };
     assert!(matches!(
         scene.control.begin_ceremony(jerry.asker(), &request).await,
         Err(Denial::BadRequest(_))
@@ -120,9 +122,9 @@ async fn a_challenge_ends_after_two_minutes() {
     let mut person = scene.person("jerry").await;
     for (wait, is_answered) in [(119, true), (121, false)] {
         let ceremony =
-            scene.control.begin_ceremony(person.asker(), &person.request("db/billing", 5432)).await.unwrap();
+            scene.control.begin_ceremony(person.asker(), &person.open("db/billing", 5432)).await.unwrap();
         let context = person.context("db/billing", 5432);
-        let answer = CeremonyAnswer { credential: person.key.tap(&ceremony.options, Some(context)) };
+        let answer = PresenceProof::Key { credential: person.key.tap(&ceremony.options, Some(context)) };
         scene.pass(Duration::from_secs(wait));
         let finished = scene.control.finish_ceremony(person.asker(), &ceremony.ceremony, &answer).await;
         assert_eq!(finished.is_ok(), is_answered, "after {wait} s: {finished:?}");
@@ -135,9 +137,9 @@ async fn a_cancelled_challenge_cannot_be_answered() {
     let scene = Scene::new().await;
     let mut person = scene.person("jerry").await;
     let ceremony =
-        scene.control.begin_ceremony(person.asker(), &person.request("db/billing", 5432)).await.unwrap();
+        scene.control.begin_ceremony(person.asker(), &person.open("db/billing", 5432)).await.unwrap();
     let context = person.context("db/billing", 5432);
-    let answer = CeremonyAnswer { credential: person.key.tap(&ceremony.options, Some(context)) };
+    let answer = PresenceProof::Key { credential: person.key.tap(&ceremony.options, Some(context)) };
     scene.control.cancel_ceremony(person.asker(), &ceremony.ceremony).await;
     let finished = scene.control.finish_ceremony(person.asker(), &ceremony.ceremony, &answer).await;
     assert_eq!(finished.unwrap_err(), Denial::CeremonyEnded);
@@ -148,7 +150,7 @@ async fn a_login_has_few_challenges_at_once() {
     let scene = Scene::new().await;
     let person = scene.person("jerry").await;
     for _ in 0..10 {
-        let request = person.request("db/billing", 5432);
+        let request = person.open("db/billing", 5432);
         scene.control.begin_ceremony(person.asker(), &request).await.unwrap();
     }
     assert_eq!(scene.control.ceremonies.len(), MAX_PER_OWNER);
@@ -162,10 +164,10 @@ async fn one_answer_submitted_twice_at_once_gives_one_grant() {
         // The limit on challenges is another matter.
         scene.pass(Duration::from_secs(1));
         let ceremony =
-            scene.control.begin_ceremony(person.asker(), &person.request("db/billing", 5432)).await.unwrap();
+            scene.control.begin_ceremony(person.asker(), &person.open("db/billing", 5432)).await.unwrap();
         let context = person.context("db/billing", 5432);
         let answer =
-            Arc::new(CeremonyAnswer { credential: person.key.tap(&ceremony.options, Some(context)) });
+            Arc::new(PresenceProof::Key { credential: person.key.tap(&ceremony.options, Some(context)) });
         let submit = || {
             let (control, login) = (scene.control.clone(), person.login.clone());
             let (answer, id) = (answer.clone(), ceremony.ceremony.clone());
@@ -185,9 +187,9 @@ async fn a_role_removed_between_challenge_and_answer_refuses_the_answer() {
     let scene = Scene::new().await;
     let mut person = scene.person("jerry").await;
     let ceremony =
-        scene.control.begin_ceremony(person.asker(), &person.request("db/billing", 5432)).await.unwrap();
+        scene.control.begin_ceremony(person.asker(), &person.open("db/billing", 5432)).await.unwrap();
     let context = person.context("db/billing", 5432);
-    let answer = CeremonyAnswer { credential: person.key.tap(&ceremony.options, Some(context)) };
+    let answer = PresenceProof::Key { credential: person.key.tap(&ceremony.options, Some(context)) };
     let without = "kind: user\nmetadata: {name: jerry}\nspec: {roles: [open]}";
     scene.control.apply(&file(without), "root").await.unwrap();
     let finished = scene.control.finish_ceremony(person.asker(), &ceremony.ceremony, &answer).await;
@@ -287,7 +289,7 @@ async fn without_the_audit_nothing_is_granted() {
     Arc::get_mut(&mut scene.control).expect("the test holds control alone").audit = full;
     let asked = scene.control.ask(person.asker(), &person.request("app/wiki", 80)).await;
     assert_eq!(asked.unwrap_err(), Denial::Unavailable);
-    let began = scene.control.begin_ceremony(person.asker(), &person.request("db/billing", 5432)).await;
+    let began = scene.control.begin_ceremony(person.asker(), &person.open("db/billing", 5432)).await;
     assert_eq!(began.unwrap_err(), Denial::Unavailable);
     let now = scene.clock.time_of_day();
     assert!(scene.control.store.live_grants(now).await.unwrap().is_empty());

@@ -90,7 +90,7 @@ impl Server {
         let (status, challenge) = self.post("/v1/login", request).await;
         assert_eq!(status, StatusCode::OK, "{challenge}");
         let answer = json!({
-            "credential": key.enrol(&challenge["task"]["options"]),
+            "proof": {"type": "key", "credential": key.enrol(&challenge["task"]["options"])},
             "csr": csr(&KeyPair::generate().unwrap()),
         });
         let path = format!("/v1/login/{}", challenge["ceremony"].as_str().unwrap());
@@ -126,18 +126,21 @@ async fn from_the_enrolment_to_a_grant_and_out_again() {
     let request = json!({"resource": "db/billing", "port": 5432, "tunnel_key": tunnel["thumbprint"]});
     let (_, answer) = server.post("/v1/access", request.clone()).await;
     assert_eq!(answer["type"], "tap_needed");
-    let (status, ceremony) = server.post("/v1/ceremonies", request.clone()).await;
+    let mut purpose = request.clone();
+    purpose["type"] = "open".into();
+    let begin = json!({"purpose": purpose});
+    let (status, ceremony) = server.post("/v1/ceremonies", begin.clone()).await;
     assert_eq!(status, StatusCode::OK, "{ceremony}");
-    let context = json!({"resource": "db/billing", "port": 5432, "login": login["login"]});
-    let credential = key.tap(&ceremony["options"], Some(context));
+    let context = json!({"purpose": "open", "resource": "db/billing", "port": 5432, "login": login["login"]});
+    let proof = json!({"type": "key", "credential": key.tap(&ceremony["options"], Some(context))});
     let path = format!("/v1/ceremonies/{}", ceremony["ceremony"].as_str().unwrap());
-    let (status, grant) = server.post(&path, json!({"credential": credential})).await;
+    let (status, grant) = server.post(&path, proof.clone()).await;
     assert_eq!((status, &grant["amr"]), (StatusCode::OK, &json!(["hwk", "user"])), "{grant}");
-    let (status, gone) = server.post(&path, json!({"credential": credential})).await;
+    let (status, gone) = server.post(&path, proof.clone()).await;
     assert_eq!((status, &gone["code"]), (StatusCode::GONE, &json!("ceremony_ended")));
     let (_, silent) = server.post("/v1/access", request.clone()).await;
     assert_eq!(silent["type"], "granted");
-    let (_, open) = server.post("/v1/ceremonies", request.clone()).await;
+    let (_, open) = server.post("/v1/ceremonies", begin).await;
     let path = format!("/v1/ceremonies/{}", open["ceremony"].as_str().unwrap());
     assert_eq!(server.send(Method::DELETE, &path, "").await.0, StatusCode::NO_CONTENT);
 
@@ -152,13 +155,15 @@ async fn nothing_but_the_login_works_without_a_logins_certificate() {
     let server = Server::start(&scene).await;
     let thumbprint = "cn-I_WNMClehiVp51i_0VpOENW1upEerA8sEam5hn-s";
     let access = json!({"resource": "db/billing", "port": 5432, "tunnel_key": thumbprint});
+    let mut purpose = access.clone();
+    purpose["type"] = "open".into();
     let requests = [
         (Method::POST, "/v1/logout", json!(null)),
         (Method::POST, "/v1/tunnel", json!({"csr": "AA=="})),
         (Method::GET, "/v1/catalogue", json!(null)),
-        (Method::POST, "/v1/access", access.clone()),
-        (Method::POST, "/v1/ceremonies", access),
-        (Method::POST, "/v1/ceremonies/0a", json!({"credential": {}})),
+        (Method::POST, "/v1/access", access),
+        (Method::POST, "/v1/ceremonies", json!({"purpose": purpose})),
+        (Method::POST, "/v1/ceremonies/0a", json!({"type": "key", "credential": {}})),
         (Method::DELETE, "/v1/ceremonies/0a", json!(null)),
     ];
     // None; then one of another kind; then one of the right name over another key.
@@ -198,7 +203,8 @@ async fn what_is_no_request_is_told_so_and_harms_nothing() {
         assert!(problem["code"].is_string() && problem["message"].is_string(), "{problem}");
     }
     assert_eq!(server.get("/v1/openapi.json").await.0, StatusCode::OK);
-    let (status, problem) = server.post("/v1/login/%20%20", json!({"credential": {}, "csr": ""})).await;
+    let (status, problem) =
+        server.post("/v1/login/%20%20", json!({"proof": {"type": "key", "credential": {}}, "csr": ""})).await;
     assert_eq!((status, &problem["code"]), (StatusCode::GONE, &json!("ceremony_ended")));
 }
 

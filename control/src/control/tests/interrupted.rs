@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use portlatch_protocol::api::{CeremonyAnswer, KeyTask, LoginAnswer};
+use portlatch_protocol::api::ceremony::PresenceProof;
+use portlatch_protocol::api::{KeyTask, LoginAnswer, LoginProof};
 use portlatch_protocol::identity::{Identity, Subject};
 use rcgen::KeyPair;
 
@@ -96,7 +97,10 @@ async fn a_challenge_that_is_used_up_by_a_bad_request_is_on_the_record() {
     let begun =
         scene.control.begin_login(&login_request("jerry", password(PASSWORD)), ADDRESS).await.unwrap();
     let KeyTask::Assert { options } = &begun.task else { panic!("a tap was asked for") };
-    let answer = LoginAnswer { credential: person.key.tap(options, None), csr: "AAAA".to_owned() };
+    let answer = LoginAnswer {
+        proof: LoginProof::Key { credential: person.key.tap(options, None) },
+        csr: "AAAA".to_owned(),
+    };
     let finished = scene.control.finish_login(&begun.ceremony, &answer, ADDRESS).await;
     assert!(matches!(finished, Err(Denial::BadRequest(_))), "{finished:?}");
     assert_eq!(scene.last_reason("mfa.fail"), "certificate_request");
@@ -107,7 +111,7 @@ async fn a_challenge_that_makes_room_is_on_the_record() {
     let scene = Scene::new().await;
     let person = scene.person("jerry").await;
     for _ in 0..=crate::ceremony::MAX_PER_OWNER {
-        let request = person.request("db/billing", 5432);
+        let request = person.open("db/billing", 5432);
         scene.control.begin_ceremony(person.asker(), &request).await.unwrap();
     }
     assert_eq!(scene.audit("mfa.fail").len(), 1);
@@ -121,10 +125,10 @@ async fn a_challenge_that_makes_room_is_on_the_record() {
 async fn an_answer_of_a_login_that_ended_meanwhile_is_on_the_record() {
     let scene = Scene::new().await;
     let mut person = scene.person("jerry").await;
-    let request = person.request("db/billing", 5432);
+    let request = person.open("db/billing", 5432);
     let ceremony = scene.control.begin_ceremony(person.asker(), &request).await.unwrap();
     let context = person.context("db/billing", 5432);
-    let answer = CeremonyAnswer { credential: person.key.tap(&ceremony.options, Some(context)) };
+    let answer = PresenceProof::Key { credential: person.key.tap(&ceremony.options, Some(context)) };
     scene.control.logout(&person.login).await.unwrap();
     let finished = scene.control.finish_ceremony(person.asker(), &ceremony.ceremony, &answer).await;
     assert_eq!(finished.unwrap_err(), Denial::LoginEnded);
@@ -193,9 +197,12 @@ async fn nothing_secret_is_printed_for_debugging() {
     let request = login_request("jerry", enrolment(&issued.token));
     let challenge = scene.control.begin_login(&request, ADDRESS).await.unwrap();
     let KeyTask::Enrol { options } = &challenge.task else { panic!("an enrolment was asked for") };
-    let answer =
-        LoginAnswer { credential: SoftKey::new().enrol(options), csr: csr(&KeyPair::generate().unwrap()) };
-    let signed = answer.credential["response"]["clientDataJSON"].as_str().unwrap();
+    let credential = SoftKey::new().enrol(options);
+    let answer = LoginAnswer {
+        proof: LoginProof::Key { credential: credential.clone() },
+        csr: csr(&KeyPair::generate().unwrap()),
+    };
+    let signed = credential["response"]["clientDataJSON"].as_str().unwrap();
     let printed = format!("{issued:?} {:?} {answer:?}", scene.control.ceremonies);
     assert!(!printed.contains(&issued.token), "the token");
     assert!(!printed.contains("argon2"), "the password's hash");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use portlatch_protocol::api::{KeyTask, LoginAnswer, LoginGranted};
+use portlatch_protocol::api::{KeyTask, LoginAnswer, LoginGranted, LoginProof};
 use portlatch_protocol::identity::{Identity, Subject};
 use rcgen::KeyPair;
 
@@ -20,7 +20,10 @@ use crate::store::users::Enrolment;
 async fn log_in(scene: &Scene, user: &str, secret: &str, key: &mut SoftKey) -> Result<LoginGranted, Denial> {
     let challenge = scene.control.begin_login(&login_request(user, password(secret)), ADDRESS).await?;
     let KeyTask::Assert { options } = &challenge.task else { panic!("a tap was asked for") };
-    let answer = LoginAnswer { credential: key.tap(options, None), csr: csr(&KeyPair::generate().unwrap()) };
+    let answer = LoginAnswer {
+        proof: LoginProof::Key { credential: key.tap(options, None) },
+        csr: csr(&KeyPair::generate().unwrap()),
+    };
     scene.control.finish_login(&challenge.ceremony, &answer, ADDRESS).await
 }
 
@@ -75,11 +78,12 @@ async fn an_answer_for_access_does_not_log_in_and_the_other_way_round() {
     let KeyTask::Assert { options } = &challenge.task else { panic!("a tap was asked for") };
     let context = person.context("db/billing", 5432);
     let credential = person.key.tap(options, Some(context));
-    let answer = LoginAnswer { credential, csr: csr(&KeyPair::generate().unwrap()) };
+    let answer =
+        LoginAnswer { proof: LoginProof::Key { credential }, csr: csr(&KeyPair::generate().unwrap()) };
     let finished = scene.control.finish_login(&challenge.ceremony, &answer, ADDRESS).await;
     assert_eq!(finished.unwrap_err(), Denial::BadLogin);
     assert_eq!(scene.last_reason("mfa.fail"), "context");
-    let request = person.request("db/billing", 5432);
+    let request = person.open("db/billing", 5432);
     let open = scene.control.begin_ceremony(person.asker(), &request).await.unwrap();
     let finished = scene.control.finish_login(&open.ceremony, &answer, ADDRESS).await;
     assert_eq!(finished.unwrap_err(), Denial::CeremonyEnded);
@@ -94,7 +98,8 @@ async fn a_browsers_origin_does_not_enrol_for_an_agent() {
     let challenge = scene.control.begin_login(&request, ADDRESS).await.unwrap();
     let KeyTask::Enrol { options } = &challenge.task else { panic!("an enrolment was asked for") };
     let credential = SoftKey::new().enrol_at(options, "https://proxy.example.com");
-    let answer = LoginAnswer { credential, csr: csr(&KeyPair::generate().unwrap()) };
+    let answer =
+        LoginAnswer { proof: LoginProof::Key { credential }, csr: csr(&KeyPair::generate().unwrap()) };
     let finished = scene.control.finish_login(&challenge.ceremony, &answer, ADDRESS).await;
     assert_eq!(finished.unwrap_err(), Denial::BadLogin);
     assert_eq!(scene.last_reason("mfa.fail"), "origin");

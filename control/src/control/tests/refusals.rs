@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use portlatch_protocol::api::CeremonyAnswer;
+use portlatch_protocol::api::ceremony::{CeremonyOutcome, PresenceProof};
 use serde_json::json;
 
 use super::super::*;
@@ -20,7 +20,7 @@ async fn refused_as(
     place: (&str, u16),
     spoil: impl FnOnce(&mut Answer),
 ) -> String {
-    let request = person.request(place.0, place.1);
+    let request = person.open(place.0, place.1);
     let ceremony = scene.control.begin_ceremony(person.asker(), &request).await.unwrap();
     let context = person.context(place.0, place.1);
     let mut answer = person.key.answer(&ceremony.options, Some(context));
@@ -33,7 +33,7 @@ async fn refused(scene: &Scene, person: &Person, ceremony: &Id, credential: serd
     // A minute for each failure: the limit on wrong answers is another test's.
     scene.pass(Duration::from_secs(60));
     let (grants, oks) = (scene.audit("grant").len(), scene.audit("mfa.ok").len());
-    let answer = CeremonyAnswer { credential };
+    let answer = PresenceProof::Key { credential };
     let denied = scene.control.finish_ceremony(person.asker(), ceremony, &answer).await;
     assert_eq!(denied.unwrap_err(), Denial::BadAssertion);
     assert_eq!((scene.audit("grant").len(), scene.audit("mfa.ok").len()), (grants, oks));
@@ -84,7 +84,7 @@ async fn an_answer_with_one_wrong_part_is_refused() {
 async fn the_signature_of_another_key_is_refused() {
     let scene = Scene::new().await;
     let mut person = scene.person("jerry").await;
-    let request = person.request(PLACE.0, PLACE.1);
+    let request = person.open(PLACE.0, PLACE.1);
     let ceremony = scene.control.begin_ceremony(person.asker(), &request).await.unwrap();
     let context = person.context(PLACE.0, PLACE.1);
     let answer = person.key.answer(&ceremony.options, Some(context));
@@ -109,7 +109,7 @@ async fn a_counter_that_has_not_grown_is_refused() {
 async fn a_counter_that_was_overtaken_between_challenge_and_answer_is_refused() {
     let scene = Scene::new().await;
     let mut person = scene.person("jerry").await;
-    let request = person.request(PLACE.0, PLACE.1);
+    let request = person.open(PLACE.0, PLACE.1);
     let early = scene.control.begin_ceremony(person.asker(), &request).await.unwrap();
     let context = person.context(PLACE.0, PLACE.1);
     let early_answer = person.key.tap(&early.options, Some(context));
@@ -122,12 +122,12 @@ async fn a_key_that_never_counts_passes() {
     let scene = Scene::new().await;
     let mut person = scene.person("jerry").await;
     for _ in 0..3 {
-        let request = person.request(PLACE.0, PLACE.1);
+        let request = person.open(PLACE.0, PLACE.1);
         let ceremony = scene.control.begin_ceremony(person.asker(), &request).await.unwrap();
         let context = person.context(PLACE.0, PLACE.1);
         let mut answer = person.key.answer(&ceremony.options, Some(context));
         answer.counter = 0;
-        let answer = CeremonyAnswer { credential: person.key.sign(&answer) };
+        let answer = PresenceProof::Key { credential: person.key.sign(&answer) };
         scene.control.finish_ceremony(person.asker(), &ceremony.ceremony, &answer).await.unwrap();
     }
 }
@@ -138,14 +138,15 @@ async fn a_bare_tap_does_not_open_what_asks_for_a_pin() {
     let mut person = scene.person("jerry").await;
     let vault = ("db/vault", 5432);
     assert_eq!(refused_as(&scene, &mut person, vault, |_| {}).await, "user_not_verified");
-    let request = person.request(vault.0, vault.1);
+    let request = person.open(vault.0, vault.1);
     let ceremony = scene.control.begin_ceremony(person.asker(), &request).await.unwrap();
     assert_eq!(ceremony.options["publicKey"]["userVerification"], "required");
     let context = person.context(vault.0, vault.1);
     let mut answer = person.key.answer(&ceremony.options, Some(context));
     answer.flags = USER_PRESENT | USER_VERIFIED;
-    let answer = CeremonyAnswer { credential: person.key.sign(&answer) };
+    let answer = PresenceProof::Key { credential: person.key.sign(&answer) };
     let grant = scene.control.finish_ceremony(person.asker(), &ceremony.ceremony, &answer).await.unwrap();
+    let CeremonyOutcome::Granted(grant) = grant else { panic!("{grant:?}") };
     assert_eq!(grant.amr, ["hwk", "user", "pin"]);
 }
 
@@ -153,7 +154,7 @@ async fn a_bare_tap_does_not_open_what_asks_for_a_pin() {
 async fn a_key_that_was_removed_between_challenge_and_answer_is_refused() {
     let scene = Scene::new().await;
     let mut person = scene.person("jerry").await;
-    let request = person.request(PLACE.0, PLACE.1);
+    let request = person.open(PLACE.0, PLACE.1);
     let ceremony = scene.control.begin_ceremony(person.asker(), &request).await.unwrap();
     let context = person.context(PLACE.0, PLACE.1);
     let answer = person.key.tap(&ceremony.options, Some(context));
@@ -168,10 +169,9 @@ async fn somebody_else_can_neither_answer_nor_spoil_a_ceremony() {
     let scene = Scene::new().await;
     let mut jerry = scene.person("jerry").await;
     let elaine = scene.person("elaine").await;
-    let ceremony =
-        scene.control.begin_ceremony(jerry.asker(), &jerry.request(PLACE.0, PLACE.1)).await.unwrap();
+    let ceremony = scene.control.begin_ceremony(jerry.asker(), &jerry.open(PLACE.0, PLACE.1)).await.unwrap();
     let context = jerry.context(PLACE.0, PLACE.1);
-    let answer = CeremonyAnswer { credential: jerry.key.tap(&ceremony.options, Some(context)) };
+    let answer = PresenceProof::Key { credential: jerry.key.tap(&ceremony.options, Some(context)) };
     let foreign = scene.control.finish_ceremony(elaine.asker(), &ceremony.ceremony, &answer).await;
     assert_eq!(foreign.unwrap_err(), Denial::CeremonyEnded);
     scene.control.cancel_ceremony(elaine.asker(), &ceremony.ceremony).await;
@@ -184,9 +184,9 @@ async fn ten_wrong_answers_pause_the_login() {
     let mut person = scene.person("jerry").await;
     let mut outcomes = Vec::new();
     for _ in 0..11 {
-        let request = person.request(PLACE.0, PLACE.1);
+        let request = person.open(PLACE.0, PLACE.1);
         let ceremony = scene.control.begin_ceremony(person.asker(), &request).await.unwrap();
-        let answer = CeremonyAnswer { credential: person.key.tap(&ceremony.options, None) };
+        let answer = PresenceProof::Key { credential: person.key.tap(&ceremony.options, None) };
         outcomes.push(
             scene.control.finish_ceremony(person.asker(), &ceremony.ceremony, &answer).await.unwrap_err(),
         );

@@ -7,9 +7,10 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use portlatch_audit::Reader;
+use portlatch_protocol::api::ceremony::{CeremonyOutcome, CeremonyPurpose, CeremonyRequest, PresenceProof};
 use portlatch_protocol::api::{
-    AccessAnswer, AccessRequest, CeremonyAnswer, FirstFactor, IssuedGrant, KeyTask, LoginAnswer,
-    LoginGranted, LoginRequest, Secret, TunnelRequest,
+    AccessAnswer, AccessRequest, FirstFactor, IssuedGrant, KeyTask, LoginAnswer, LoginGranted, LoginProof,
+    LoginRequest, Secret, TunnelRequest,
 };
 use portlatch_protocol::thumbprint::Thumbprint;
 use rcgen::{CertificateParams, KeyPair};
@@ -170,7 +171,10 @@ impl Scene {
         let request = login_request(user, enrolment(token));
         let challenge = self.control.begin_login(&request, address).await?;
         let KeyTask::Enrol { options } = &challenge.task else { panic!("an enrolment was asked for") };
-        let answer = LoginAnswer { credential: key.enrol(options), csr: csr(&KeyPair::generate().unwrap()) };
+        let answer = LoginAnswer {
+            proof: LoginProof::Key { credential: key.enrol(options) },
+            csr: csr(&KeyPair::generate().unwrap()),
+        };
         self.control.finish_login(&challenge.ceremony, &answer, address).await
     }
 
@@ -201,12 +205,13 @@ impl Scene {
         resource: &str,
         port: u16,
     ) -> Result<IssuedGrant, Denial> {
-        let request = person.request(resource, port);
-        let ceremony = self.control.begin_ceremony(person.asker(), &request).await?;
+        let ceremony = self.control.begin_ceremony(person.asker(), &person.open(resource, port)).await?;
         let context = person.context(resource, port);
         let credential = person.key.tap(&ceremony.options, Some(context));
-        let answer = CeremonyAnswer { credential };
-        self.control.finish_ceremony(person.asker(), &ceremony.ceremony, &answer).await
+        let answer = PresenceProof::Key { credential };
+        let outcome = self.control.finish_ceremony(person.asker(), &ceremony.ceremony, &answer).await?;
+        let CeremonyOutcome::Granted(grant) = outcome else { panic!("an open ended in {outcome:?}") };
+        Ok(grant)
     }
 }
 
@@ -225,8 +230,12 @@ impl Person {
         }
     }
 
+    pub(super) fn open(&self, resource: &str, port: u16) -> CeremonyRequest {
+        CeremonyRequest { purpose: CeremonyPurpose::Open(self.request(resource, port)), browser: None }
+    }
+
     pub(super) fn context(&self, resource: &str, port: u16) -> Value {
-        json!({"resource": resource, "port": port, "login": self.granted.login})
+        json!({"purpose": "open", "resource": resource, "port": port, "login": self.granted.login})
     }
 }
 

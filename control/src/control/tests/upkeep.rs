@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use portlatch_protocol::api::CeremonyAnswer;
+use portlatch_protocol::api::ceremony::PresenceProof;
 
 use super::super::*;
 use super::scene::{Scene, file, granted, open_as};
@@ -67,9 +67,9 @@ async fn a_challenge_from_before_a_restart_cannot_be_answered() {
     let scene = Scene::new().await;
     let mut person = scene.person("jerry").await;
     let ceremony =
-        scene.control.begin_ceremony(person.asker(), &person.request("db/billing", 5432)).await.unwrap();
+        scene.control.begin_ceremony(person.asker(), &person.open("db/billing", 5432)).await.unwrap();
     let context = person.context("db/billing", 5432);
-    let answer = CeremonyAnswer { credential: person.key.tap(&ceremony.options, Some(context)) };
+    let answer = PresenceProof::Key { credential: person.key.tap(&ceremony.options, Some(context)) };
     let scene = scene.restart().await;
     let finished = scene.control.finish_ceremony(person.asker(), &ceremony.ceremony, &answer).await;
     assert_eq!(finished.unwrap_err(), Denial::CeremonyEnded);
@@ -79,7 +79,7 @@ async fn a_challenge_from_before_a_restart_cannot_be_answered() {
 async fn an_unanswered_challenge_is_recorded_when_it_lapses() {
     let scene = Scene::new().await;
     let person = scene.person("jerry").await;
-    scene.control.begin_ceremony(person.asker(), &person.request("db/billing", 5432)).await.unwrap();
+    scene.control.begin_ceremony(person.asker(), &person.open("db/billing", 5432)).await.unwrap();
     let cancel = CancellationToken::new();
     let running = tokio::spawn({
         let (control, cancel) = (scene.control.clone(), cancel.clone());
