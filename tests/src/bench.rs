@@ -2,13 +2,23 @@
 //! people.
 //!
 //! A path is a way from the user's machine to a server in the company's network. The same load runs over each: plain TCP
-//! through a router, QUIC streams without TUN or proxy, and Portlatch. [`wire`] says what client and server say to each
-//! other, [`path`] opens connections, [`server`] and [`load`] are the two ends, [`compare`] runs the rounds and
-//! [`figures`] is arithmetic.
+//! through a router, QUIC streams without TUN or proxy, and Portlatch. On the ends, [`wire`] says what client and server
+//! say to each other, [`path`] opens connections, [`server`], [`load`] and [`hold`] are the two ends. Around them,
+//! [`loads`] says which loads there are and which [`rows`] they give, [`field`] is the lab they run in, [`compare`] runs
+//! the rounds, [`idle`] those with idle connections, [`process`] looks at what programs use, and [`figures`], [`results`]
+//! and [`report`] are what becomes of it.
 
 pub mod compare;
+pub mod field;
 pub mod figures;
+pub mod hold;
+pub mod idle;
 pub mod load;
+pub mod loads;
 pub mod path;
+pub mod process;
+mod report;
+pub mod results;
+pub mod rows;
 pub mod server;
 pub mod wire;

@@ -1,14 +1,19 @@
-//! The rounds: every load over every path in turn, so that what changes on the machine meanwhile meets all paths alike,
-//! and what came of them as a table and as JSON.
+//! The rounds: every load over every path in turn, so that what changes on the machine meanwhile meets all paths alike.
 
-use std::fs;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
-use serde_json::{Value, json};
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
 
-use super::figures::{Rounds, table};
+use super::field::{Field, Way, leader};
+use super::idle::{self, beside_rows, memory_rows};
+use super::loads::{Consumer, Figure, LOADS, Load, beside, beside_idle, kept};
+use super::process::{machine_time, processor_time};
+use super::report;
+use super::results::Results;
+use super::rows::{Row, Selection};
 
 /// What is compared, and how.
 #[derive(Debug, clap::Args)]
@@ -34,230 +39,213 @@ pub struct Comparison {
     /// Its certificate
     #[arg(long)]
     certificate: PathBuf,
+    #[command(flatten)]
+    pub(super) choice: Choice,
+}
+
+/// What of it is wanted.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Choice {
     /// How often each load runs over each path
     #[arg(long, default_value_t = 3)]
-    rounds: usize,
-    /// How long each time
+    pub rounds: usize,
+    /// How long each time, in seconds
     #[arg(long, default_value_t = 3)]
-    seconds: u64,
+    pub seconds: u64,
+    /// Which rows: names with * for anything, separated by commas
+    #[arg(long, default_value = "*")]
+    pub rows: String,
+    /// Which paths, separated by commas
+    #[arg(long, default_value = "*")]
+    pub paths: String,
     /// Where the figures go for programs
     #[arg(long)]
-    json: Option<PathBuf>,
+    pub json: Option<PathBuf>,
 }
 
-/// A load, and which of its figures are shown.
-struct Load {
-    arguments: &'static [&'static str],
-    figures: &'static [Figure],
+/// All rows, in the table's order.
+pub fn catalogue() -> Vec<Row> {
+    let mut rows: Vec<_> = LOADS.into_iter().flat_map(Load::rows).collect();
+    rows.extend(memory_rows());
+    rows.extend(beside_rows());
+    rows
 }
 
-/// One row of the table.
-struct Figure {
-    name: &'static str,
-    unit: &'static str,
-    /// Its member in the load's JSON.
-    member: &'static str,
+/// A run.
+pub(super) struct Bench<'a> {
+    pub(super) field: Field,
+    pub(super) results: Results,
+    choice: &'a Choice,
+    ways: Vec<Way>,
+    selection: Selection,
 }
-
-const fn figure(name: &'static str, unit: &'static str, member: &'static str) -> Figure {
-    Figure { name, unit, member }
-}
-
-const LOADS: &[Load] = &[
-    Load {
-        arguments: &["rr"],
-        figures: &[
-            figure("request and response, p50", "us", "p50_us"),
-            figure("request and response, p99", "us", "p99_us"),
-        ],
-    },
-    Load {
-        arguments: &["bulk", "--direction", "up", "--flows", "1"],
-        figures: &[figure("upload, 1 flow", "Mbit/s", "mbit_per_second")],
-    },
-    Load {
-        arguments: &["bulk", "--direction", "up", "--flows", "8"],
-        figures: &[figure("upload, 8 flows", "Mbit/s", "mbit_per_second")],
-    },
-    Load {
-        arguments: &["bulk", "--direction", "down", "--flows", "1"],
-        figures: &[figure("download, 1 flow", "Mbit/s", "mbit_per_second")],
-    },
-    Load {
-        arguments: &["bulk", "--direction", "down", "--flows", "8"],
-        figures: &[figure("download, 8 flows", "Mbit/s", "mbit_per_second")],
-    },
-    Load {
-        arguments: &["crr", "--parallel", "1"],
-        figures: &[
-            figure("new connections, one after another", "1/s", "per_second"),
-            figure("  each, p99", "us", "p99_us"),
-        ],
-    },
-    Load {
-        arguments: &["crr", "--parallel", "16"],
-        figures: &[
-            figure("new connections, 16 at once", "1/s", "per_second"),
-            figure("  each, p99", "us", "p99_us"),
-        ],
-    },
-];
-
-/// The paths, in the order of the columns.
-const PATHS: [&str; 3] = ["direct", "quic", "portlatch"];
-
-/// The values of one row: by path, then by round.
-type Row = [Vec<f64>; PATHS.len()];
 
 impl Comparison {
     /// Runs all rounds, prints the table, writes the JSON.
     ///
     /// # Errors
-    /// If a load fails on a path: figures of a path that does not work mean nothing.
-    pub fn run(&self) -> Result<String> {
-        let mut rows: Vec<Row> = rows().map(|_| Row::default()).collect();
-        for round in 1..=self.rounds {
-            let mut at = 0;
-            for load in LOADS {
-                for (column, path) in PATHS.into_iter().enumerate() {
-                    let figures = self.load(path, load).with_context(|| {
-                        format!("round {round}, {} over {path}", load.arguments.join(" "))
-                    })?;
-                    for (row, figure) in rows[at..].iter_mut().zip(load.figures) {
-                        row[column].push(figures[figure.member].as_f64().context("a figure is missing")?);
-                    }
-                }
-                at += load.figures.len();
+    /// If something could not be measured: figures of a path that does not work mean nothing. What could be measured is
+    /// shown nevertheless.
+    pub fn run(&self) -> Result<()> {
+        let selection = Selection::new(&self.choice.rows);
+        let rows = catalogue();
+        if let Some(pattern) = selection.idle_pattern(rows.iter()) {
+            bail!("there is no row {pattern}: see --list");
+        }
+        let mut bench = Bench {
+            field: Field {
+                lab_script: self.lab_script.clone(),
+                lab: self.lab.clone(),
+                program: self.program.clone(),
+            },
+            results: Results::default(),
+            choice: &self.choice,
+            ways: self.ways()?,
+            selection,
+        };
+        for round in 1..=self.choice.rounds {
+            bench.round(round);
+        }
+        self.tell(&bench)
+    }
+
+    fn ways(&self) -> Result<Vec<Way>> {
+        let way = |name: &str, target: &str| Way {
+            name: name.to_owned(),
+            target: target.to_owned(),
+            certificate: None,
+            daemon: None,
+            proxy: None,
+        };
+        let part = |name| Some(self.lab.join("pid").join(name));
+        let quic = Way { certificate: Some(self.certificate.clone()), ..way("quic", &self.quic) };
+        let daemon = part("portlatchd");
+        let proxy = part("portlatch-proxy");
+        let portlatch = Way { daemon, proxy, ..way("portlatch", &self.portlatch) };
+        let chosen = Selection::new(&self.choice.paths);
+        let mut ways = vec![way("direct", &self.direct), quic, portlatch];
+        ways.retain(|way| chosen.has(&way.name));
+        ensure!(!ways.is_empty(), "there is no such path: direct, quic, portlatch");
+        Ok(ways)
+    }
+
+    fn tell(&self, bench: &Bench<'_>) -> Result<()> {
+        let ways: Vec<_> = bench.ways.iter().map(|way| way.name.as_str()).collect();
+        let rows: Vec<_> = catalogue().into_iter().filter(|row| bench.wants(row)).collect();
+        let report =
+            report::Report { choice: &self.choice, ways: &ways, rows: &rows, results: &bench.results };
+        let mut output = io::stdout().lock();
+        output.write_all(report.text().as_bytes())?;
+        output.flush()?;
+        if let Some(file) = &self.choice.json {
+            let json = serde_json::to_string_pretty(&report.json())?;
+            std::fs::write(file, json).with_context(|| format!("writing {}", file.display()))?;
+        }
+        let failures = bench.results.failures();
+        ensure!(failures.is_empty(), "could not be measured: {}", failures.join("; "));
+        Ok(())
+    }
+}
+
+impl Bench<'_> {
+    pub(super) fn wants(&self, row: &Row) -> bool {
+        self.selection.has(&row.name)
+    }
+
+    pub(super) fn ways(&self) -> Vec<Way> {
+        self.ways.clone()
+    }
+
+    /// What succeeded; what did not is remembered as a failure.
+    pub(super) fn note<T>(&mut self, what: &str, round: usize, outcome: Result<T>) -> Option<T> {
+        outcome
+            .map_err(|error| {
+                let why = format!("round {round}, {what}: {error:#}");
+                say(&why);
+                self.results.fail(why);
+            })
+            .ok()
+    }
+
+    fn round(&mut self, round: usize) {
+        say(&format!("round {round} of {}", self.choice.rounds));
+        idle::run(self, round);
+        for load in LOADS {
+            // What is kept beside idle connections needs the row without them.
+            let is_compared = || {
+                beside_idle().any(|beside| beside == load)
+                    && load.figures().iter().any(|figure| self.wants(&kept(&figure.row)))
+            };
+            if !load.rows().iter().any(|row| self.wants(row)) && !is_compared() {
+                continue;
+            }
+            for way in self.ways() {
+                self.load_alone(load, &way, round);
+            }
+            self.compare(load, round);
+        }
+    }
+
+    /// A load, its figures, and what it cost.
+    fn load_alone(&mut self, load: Load, way: &Way, round: usize) {
+        let before = costs(way);
+        let Some(given) = self.load(load, way, round) else { return };
+        let after = costs(way);
+        for figure in load.figures() {
+            self.record(&figure.row, &figure, way, &given, round);
+        }
+        let gigabytes = given["bytes"].as_f64().unwrap_or(0.0) / 1e9;
+        for ((consumer, before), (_, after)) in before.into_iter().zip(after) {
+            let (Some(before), Some(after), Some(row)) = (before, after, load.cost(consumer)) else {
+                continue;
+            };
+            let spent = after.saturating_sub(before).as_secs_f64();
+            self.results.record(&row, &way.name, round, spent / gigabytes);
+        }
+    }
+
+    /// What the load program says of a load over a path.
+    pub(super) fn load(&mut self, load: Load, way: &Way, round: usize) -> Option<Value> {
+        say(&format!("  {} over {}", load.name(), way.name));
+        let given = self.field.load(way, Duration::from_secs(self.choice.seconds), &load.arguments());
+        self.note(&format!("{} over {}", load.name(), way.name), round, given)
+    }
+
+    /// Puts a figure of `given` down as one of `row`.
+    pub(super) fn record(&mut self, row: &Row, figure: &Figure, way: &Way, given: &Value, round: usize) {
+        let value = given[figure.member].as_f64().with_context(|| format!("no {}", figure.member));
+        if let Some(value) = self.note(&row.name, round, value) {
+            self.results.record(row, &way.name, round, value * figure.factor);
+        }
+    }
+
+    /// The rows that say what one figure is of another of the same round.
+    fn compare(&mut self, load: Load, round: usize) {
+        let figures = load.figures();
+        for way in self.ways().iter().filter(|way| way.daemon.is_some()) {
+            let name = way.name.as_str();
+            if let (Some(share), Some(figure)) = (load.of_quic(), figures.first()) {
+                self.results.record_share(&share, (&figure.row, name), (&figure.row, "quic"), round);
+            }
+            for row in figures.iter().map(|figure| &figure.row) {
+                self.results.record_share(&kept(row), (&beside(row), name), (row, name), round);
             }
         }
-        if let Some(file) = &self.json {
-            let json = serde_json::to_string_pretty(&self.as_json(&rows))?;
-            fs::write(file, json).with_context(|| format!("writing {}", file.display()))?;
-        }
-        Ok(self.as_table(&rows))
-    }
-
-    fn load(&self, path: &str, load: &Load) -> Result<Value> {
-        let mut command = Command::new(&self.lab_script);
-        command.arg("exec").arg("--dir").arg(&self.lab).args(["user", "--user", "jerry", "--"]);
-        command.arg(&self.program).args(["load", "--target", self.target(path)]);
-        if path == "quic" {
-            command.arg("--certificate").arg(&self.certificate);
-        }
-        command.args(["--seconds", &self.seconds.to_string()]).args(load.arguments);
-        let output = command.stderr(Stdio::inherit()).output().context("starting the load")?;
-        if !output.status.success() {
-            bail!("the load ended with {}", output.status);
-        }
-        serde_json::from_slice(&output.stdout).context("reading the load's figures")
-    }
-
-    fn target(&self, path: &str) -> &str {
-        match path {
-            "direct" => &self.direct,
-            "quic" => &self.quic,
-            _ => &self.portlatch,
-        }
-    }
-
-    fn as_table(&self, rows: &[Row]) -> String {
-        let mut lines = vec![
-            ["median (lowest-highest)", "", "direct", "QUIC, no TUN", "Portlatch"]
-                .map(str::to_owned)
-                .to_vec(),
-        ];
-        for (figure, row) in self::rows().zip(rows) {
-            let mut line = vec![figure.name.to_owned(), figure.unit.to_owned()];
-            line.extend(row.iter().map(|values| Rounds::of(values).map_or(String::new(), |r| r.to_string())));
-            lines.push(line);
-        }
-        let machine = machine();
-        format!(
-            "{}, {} cores, Linux {}; rounds: {}, each {} s. Direct is plain TCP through a router, unencrypted; the others \
-             are encrypted. Everything, servers included, runs on these cores.\n\n{}",
-            text(&machine["cpu"]),
-            machine["cores"],
-            text(&machine["kernel"]),
-            self.rounds,
-            self.seconds,
-            table(&lines)
-        )
-    }
-
-    fn as_json(&self, rows: &[Row]) -> Value {
-        let rows: Vec<_> = self::rows()
-            .zip(rows)
-            .map(|(figure, row)| {
-                let paths = PATHS.iter().zip(row).map(|(path, values)| {
-                    let rounds = Rounds::of(values).map(|r| (r.median, r.low, r.high));
-                    let (median, low, high) = rounds.unwrap_or_default();
-                    let of_path = json!({ "median": median, "low": low, "high": high, "values": values });
-                    ((*path).to_owned(), of_path)
-                });
-                let paths: serde_json::Map<_, _> = paths.collect();
-                json!({ "name": figure.name.trim(), "unit": figure.unit, "paths": paths })
-            })
-            .collect();
-        json!({ "machine": machine(), "rounds": self.rounds, "seconds": self.seconds, "rows": rows })
     }
 }
 
-fn rows() -> impl Iterator<Item = &'static Figure> {
-    LOADS.iter().flat_map(|load| load.figures)
+/// The processor time of each consumer until now, where the path has it.
+fn costs(way: &Way) -> [(Consumer, Option<Duration>); 3] {
+    let of = |part: &Option<PathBuf>| processor_time(leader(part.as_ref()?).ok()?).ok();
+    [
+        (Consumer::Daemon, of(&way.daemon)),
+        (Consumer::Proxy, of(&way.proxy)),
+        (Consumer::Machine, machine_time().ok()),
+    ]
 }
 
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or("unknown")
-}
-
-fn machine() -> Value {
-    let read = |file| fs::read_to_string(file).unwrap_or_default();
-    let cpus = read("/proc/cpuinfo");
-    let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    json!({
-        "cpu": model.map_or("unknown processor", |(_, model)| model),
-        "cores": std::thread::available_parallelism().map_or(0, usize::from),
-        "kernel": read("/proc/sys/kernel/osrelease").trim(),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn comparison() -> Comparison {
-        Comparison {
-            lab_script: "lab".into(),
-            lab: "/tmp/lab".into(),
-            program: "bench".into(),
-            direct: "10.0.0.9:7000".into(),
-            portlatch: "bench.corp.internal:7000".into(),
-            quic: "10.0.0.9:7001".into(),
-            certificate: "certificate".into(),
-            rounds: 3,
-            seconds: 1,
-            json: None,
-        }
-    }
-
-    #[test]
-    fn table_and_json_show_every_figure_of_every_path() {
-        let values = [vec![1.0, 2.0, 3.0], vec![10.0, 20.0, 30.0], vec![100.0, 200.0, 300.0]];
-        let rows: Vec<Row> = rows().map(|_| values.clone()).collect();
-        let shown = comparison().as_table(&rows);
-        let line = shown.lines().find(|line| line.starts_with("upload, 8 flows")).unwrap();
-        for cell in ["2.00 (1.00-3.00)", "20.0 (10.0-30.0)", "200 (100-300)"] {
-            assert!(line.contains(cell), "{line:?} has no {cell}");
-        }
-        let json = comparison().as_json(&rows);
-        assert_eq!(json["rows"].as_array().unwrap().len(), rows.len());
-        assert_eq!(json["rows"][0]["paths"]["portlatch"]["median"], 200.0);
-    }
-
-    #[test]
-    fn a_path_that_does_not_work_is_an_error() {
-        let mut comparison = comparison();
-        comparison.lab_script = "/bin/false".into();
-        assert!(format!("{:#}", comparison.run().unwrap_err()).contains("round 1, rr over direct"));
-    }
+/// Where the run is, for whoever waits.
+pub(super) fn say(line: &str) {
+    // Nobody may be there to read it.
+    let _ = writeln!(io::stderr().lock(), "{line}");
 }

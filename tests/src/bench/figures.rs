@@ -58,14 +58,14 @@ impl Rounds {
     }
 }
 
-/// Three digits, and never fewer than those before the point.
 impl fmt::Display for Rounds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&format!("{} ({}-{})", short(self.median), short(self.low), short(self.high)))
     }
 }
 
-fn short(value: f64) -> String {
+/// A value with three digits, and never fewer than those before the point.
+pub fn short(value: f64) -> String {
     let decimals = match value.abs() {
         size if size >= 100.0 => 0,
         size if size >= 10.0 => 1,
@@ -83,6 +83,13 @@ pub fn megabits_per_second(bytes: u64, time: Duration) -> f64 {
 pub fn per_second(count: u64, time: Duration) -> f64 {
     // Counts stay far below 2^53, where a float would begin to round.
     if time.is_zero() { 0.0 } else { count as f64 / time.as_secs_f64() }
+}
+
+/// Jain's index of how evenly flows share: 1 if all have the same, 1/n if one has all.
+pub fn fairness(shares: &[u64]) -> f64 {
+    let sum: f64 = shares.iter().map(|&share| share as f64).sum();
+    let squares: f64 = shares.iter().map(|&share| (share as f64).powi(2)).sum();
+    if squares == 0.0 { 0.0 } else { sum * sum / (shares.len() as f64 * squares) }
 }
 
 /// A table with its columns as wide as their widest cell; the first column to the left, the others to the right.
@@ -136,6 +143,13 @@ mod tests {
         assert!((megabits_per_second(2_000_000, two_seconds) - 8.0).abs() < 1e-9);
         assert!((per_second(10, two_seconds) - 5.0).abs() < 1e-9);
         assert!(per_second(10, Duration::ZERO).abs() < 1e-9);
+    }
+
+    #[test]
+    fn fairness_is_one_for_equals_and_a_share_for_a_glutton() {
+        assert!((fairness(&[5, 5, 5, 5]) - 1.0).abs() < 1e-9);
+        assert!((fairness(&[8, 0, 0, 0]) - 0.25).abs() < 1e-9);
+        assert!(fairness(&[]).abs() < 1e-9);
     }
 
     #[test]

@@ -8,24 +8,15 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-use super::figures::{Samples, megabits_per_second, per_second};
+use super::figures::{Samples, fairness, megabits_per_second, per_second};
 use super::path::{Connection, Path};
-use super::server::drain;
-use super::wire::{BLOCK, Request, Volume};
+use super::server::drain_for;
+use super::wire::{BLOCK, Request, Span, Volume};
 
 /// What a path may take beyond the load's own time before it counts as stuck.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 /// More than any path answers in a run; bounds memory.
 const MAX_SAMPLES: usize = 5_000_000;
-
-/// How long a load runs.
-#[derive(Debug, Clone, Copy)]
-pub struct Span {
-    /// Not counted: a path's first connection, and windows that grow.
-    pub warm_up: Duration,
-    /// What is counted.
-    pub time: Duration,
-}
 
 /// Which way bytes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -36,18 +27,32 @@ pub enum Direction {
     Down,
 }
 
-/// One byte there and back, again and again on one connection: p50 and p99 in microseconds, and how many each second.
+impl Direction {
+    /// As on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+        }
+    }
+}
+
+/// So many bytes there and back, again and again on one connection: p50 and p99 in microseconds, and how many each
+/// second.
 ///
 /// # Errors
 /// If the path fails or is stuck.
-pub async fn request_response(path: &Path, span: Span) -> Result<Value> {
+pub async fn request_response(path: &Path, bytes: usize, span: Span) -> Result<Value> {
+    let mut message = vec![1; bytes];
     let mut connection = path.connect().await?;
     Request::Echo.write(&mut connection.writer).await?;
     let begin = Instant::now() + span.warm_up;
     let (mut samples, mut finished) = (Samples::default(), Instant::now());
     while finished < begin + span.time && samples.len() < MAX_SAMPLES {
         let sent = Instant::now();
-        timeout_at(sent + PATIENCE, round(&mut connection)).await.context("waiting for a byte")??;
+        timeout_at(sent + PATIENCE, round(&mut connection, &mut message))
+            .await
+            .context("waiting for an answer")??;
         finished = Instant::now();
         if sent >= begin {
             samples.push(finished - sent);
@@ -56,10 +61,11 @@ pub async fn request_response(path: &Path, span: Span) -> Result<Value> {
     latencies(samples, finished.saturating_duration_since(begin))
 }
 
-async fn round(connection: &mut Connection) -> Result<()> {
-    connection.writer.write_u8(1).await?;
+/// A message there and back.
+pub(super) async fn round(connection: &mut Connection, message: &mut [u8]) -> Result<()> {
+    connection.writer.write_all(message).await?;
     connection.writer.flush().await?;
-    connection.reader.read_u8().await?;
+    connection.reader.read_exact(message).await?;
     Ok(())
 }
 
@@ -93,6 +99,14 @@ pub async fn new_connections(path: &Path, parallel: usize, span: Span) -> Result
     latencies(samples, begin.elapsed())
 }
 
+/// One connection and one byte: whether the path is there.
+///
+/// # Errors
+/// If it is not.
+pub async fn probe(path: &Path) -> Result<()> {
+    timeout_at(Instant::now() + PATIENCE, once(path)).await.context("waiting for a connection")?
+}
+
 async fn once(path: &Path) -> Result<()> {
     let mut connection = path.connect().await?;
     Request::Once.write(&mut connection.writer).await?;
@@ -120,6 +134,36 @@ fn latencies(mut samples: Samples, time: Duration) -> Result<Value> {
 /// # Errors
 /// If a flow fails or is stuck.
 pub async fn bulk(path: &Path, direction: Direction, flows: usize, span: Span) -> Result<Value> {
+    let total = transfer(path, direction, flows, span).await?;
+    Ok(json!({ "mbit_per_second": total.megabits, "bytes": total.bytes, "fairness": total.fairness }))
+}
+
+/// Both ways at once, so many flows each: megabits each second of each direction, and what the weaker one has of half of
+/// the sum.
+///
+/// # Errors
+/// If a flow fails or is stuck.
+pub async fn both_ways(path: &Path, flows: usize, span: Span) -> Result<Value> {
+    let (up, down) = tokio::try_join!(
+        transfer(path, Direction::Up, flows, span),
+        transfer(path, Direction::Down, flows, span)
+    )?;
+    Ok(json!({
+        "up_mbit_per_second": up.megabits,
+        "down_mbit_per_second": down.megabits,
+        "weaker": up.megabits.min(down.megabits) / f64::midpoint(up.megabits, down.megabits),
+        "bytes": up.bytes + down.bytes,
+    }))
+}
+
+struct Total {
+    megabits: f64,
+    /// Those of the warm-up too: what the processor's time was spent on.
+    bytes: u64,
+    fairness: f64,
+}
+
+async fn transfer(path: &Path, direction: Direction, flows: usize, span: Span) -> Result<Total> {
     let mut workers = JoinSet::new();
     for _ in 0..flows {
         let path = path.clone();
@@ -132,21 +176,26 @@ pub async fn bulk(path: &Path, direction: Direction, flows: usize, span: Span) -
             .context("waiting for the last byte")?
         });
     }
-    let (mut bytes, mut megabits) = (0, 0.0);
+    let mut volumes = Vec::with_capacity(flows);
     while let Some(worker) = workers.join_next().await {
         let volume = worker??;
-        if volume.bytes == 0 {
-            bail!("a flow carried nothing");
-        }
-        bytes += volume.bytes;
-        megabits += megabits_per_second(volume.bytes, volume.time);
+        volumes.push(volume);
     }
-    Ok(json!({ "mbit_per_second": megabits, "bytes": bytes }))
+    // A single flow that starves is shown by the fairness.
+    if volumes.iter().all(|volume| volume.counted == 0) {
+        bail!("no flow carried anything");
+    }
+    let counted: Vec<_> = volumes.iter().map(|volume| volume.counted).collect();
+    Ok(Total {
+        megabits: megabits_per_second(counted.iter().sum(), span.time),
+        bytes: volumes.iter().map(|volume| volume.all).sum(),
+        fairness: fairness(&counted),
+    })
 }
 
 async fn upload(path: &Path, span: Span) -> Result<Volume> {
     let mut connection = path.connect().await?;
-    Request::Upload { warm_up: span.warm_up }.write(&mut connection.writer).await?;
+    Request::Upload(span).write(&mut connection.writer).await?;
     let block = vec![0; BLOCK];
     let end = Instant::now() + span.warm_up + span.time;
     while Instant::now() < end {
@@ -162,26 +211,7 @@ async fn download(path: &Path, span: Span) -> Result<Volume> {
     let mut connection = path.connect().await?;
     Request::Download.write(&mut connection.writer).await?;
     connection.writer.flush().await?;
-    let begin = Instant::now() + span.warm_up;
-    Ok(drain(&mut connection.reader, begin, Some(begin + span.time)).await?)
-}
-
-/// Opens so many connections and keeps them, so that memory and the other loads can be looked at meanwhile; returns
-/// once they are all open.
-///
-/// # Errors
-/// If one of them fails.
-pub async fn hold(path: &Path, connections: usize) -> Result<Vec<Connection>> {
-    let mut held = Vec::with_capacity(connections);
-    for _ in 0..connections {
-        let mut connection = path.connect().await?;
-        Request::Echo.write(&mut connection.writer).await?;
-        timeout_at(Instant::now() + PATIENCE, round(&mut connection))
-            .await
-            .context("waiting for a byte")??;
-        held.push(connection);
-    }
-    Ok(held)
+    Ok(drain_for(&mut connection.reader, span).await?)
 }
 
 #[cfg(test)]
@@ -211,7 +241,7 @@ mod tests {
     #[tokio::test]
     async fn every_load_gives_figures_over_tcp_and_quic() {
         for (path, _server) in [tcp().await, quic().await] {
-            let answered = request_response(&path, SHORT).await.unwrap();
+            let answered = request_response(&path, 1024, SHORT).await.unwrap();
             let connected = new_connections(&path, 4, SHORT).await.unwrap();
             for figures in [answered, connected] {
                 assert!(figures["p50_us"].as_f64() <= figures["p99_us"].as_f64());
@@ -219,19 +249,14 @@ mod tests {
             }
             for direction in [Direction::Up, Direction::Down] {
                 let figures = bulk(&path, direction, 2, SHORT).await.unwrap();
-                assert!(
-                    figures["bytes"].as_u64() > Some(0) && figures["mbit_per_second"].as_f64() > Some(0.0)
-                );
+                for member in ["bytes", "mbit_per_second", "fairness"] {
+                    assert!(figures[member].as_f64() > Some(0.0), "{member}: {figures}");
+                }
             }
-        }
-    }
-
-    #[tokio::test]
-    async fn held_connections_stay_open() {
-        let (path, _server) = tcp().await;
-        let mut held = hold(&path, 8).await.unwrap();
-        for connection in &mut held {
-            round(connection).await.unwrap();
+            let figures = both_ways(&path, 1, SHORT).await.unwrap();
+            for member in ["bytes", "up_mbit_per_second", "down_mbit_per_second", "weaker"] {
+                assert!(figures[member].as_f64() > Some(0.0), "{member}: {figures}");
+            }
         }
     }
 
@@ -240,7 +265,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let path = Path::Tcp(listener.local_addr().unwrap());
         drop(listener);
-        assert!(request_response(&path, SHORT).await.is_err());
+        assert!(request_response(&path, 1, SHORT).await.is_err());
         assert!(bulk(&path, Direction::Down, 1, SHORT).await.is_err());
     }
 }

@@ -20,7 +20,7 @@ const STREAMS: u32 = 4096;
 const WINDOW: u32 = 1024 * 1024;
 /// The connection's windows, in windows of streams. Were they used up, quinn would give what becomes free to the first
 /// stream that asks, and the others would starve: they have room for more streams than any bulk load has.
-const WINDOWS: u32 = 32;
+const WINDOWS: u32 = 256;
 
 /// The receiving half.
 pub type Reader = Box<dyn AsyncRead + Send + Unpin>;

@@ -6,10 +6,10 @@ use anyhow::Result;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::path::{Connection, Reader};
-use super::wire::{BLOCK, Request, Volume};
+use super::wire::{BLOCK, ECHO_BLOCK, Request, Span, Volume};
 
 /// Connections at once; beyond them new ones wait.
 const MAX_CONNECTIONS: usize = 20_000;
@@ -60,8 +60,8 @@ async fn serve(mut connection: Connection) -> io::Result<()> {
             let byte = connection.reader.read_u8().await?;
             connection.writer.write_u8(byte).await?;
         }
-        Request::Upload { warm_up } => {
-            let volume = drain(&mut connection.reader, Instant::now() + warm_up, None).await?;
+        Request::Upload(span) => {
+            let volume = drain_to_end(&mut connection.reader, span).await?;
             volume.write(&mut connection.writer).await?;
         }
         Request::Download => {
@@ -74,7 +74,7 @@ async fn serve(mut connection: Connection) -> io::Result<()> {
 }
 
 async fn echo(connection: &mut Connection) -> io::Result<()> {
-    let mut block = vec![0; BLOCK];
+    let mut block = vec![0; ECHO_BLOCK];
     loop {
         match connection.reader.read(&mut block).await? {
             0 => return Ok(()),
@@ -83,19 +83,50 @@ async fn echo(connection: &mut Connection) -> io::Result<()> {
     }
 }
 
-/// Reads to the end, or until a time, and counts what comes from `since` on.
-pub(super) async fn drain(reader: &mut Reader, since: Instant, until: Option<Instant>) -> io::Result<Volume> {
-    let mut block = vec![0; BLOCK];
-    let mut volume = Volume::default();
-    loop {
-        let length = reader.read(&mut block).await?;
+/// Reads to the end, and counts what comes within the span, which begins now.
+pub(super) async fn drain_to_end(reader: &mut Reader, span: Span) -> io::Result<Volume> {
+    let mut count = Count::new(span);
+    while count.block(reader).await?.is_some() {}
+    Ok(count.volume)
+}
+
+/// As [`drain_to_end`], but leaves off when the span is over.
+pub(super) async fn drain_for(reader: &mut Reader, span: Span) -> io::Result<Volume> {
+    let mut count = Count::new(span);
+    let end = count.end;
+    // A path that gives nothing more is as much at its end as one that gave all.
+    while let Ok(read) = timeout_at(end, count.block(reader)).await {
+        if read?.is_none_or(|now| now >= end) {
+            break;
+        }
+    }
+    Ok(count.volume)
+}
+
+struct Count {
+    begin: Instant,
+    end: Instant,
+    block: Vec<u8>,
+    volume: Volume,
+}
+
+impl Count {
+    fn new(span: Span) -> Self {
+        let begin = Instant::now() + span.warm_up;
+        Self { begin, end: begin + span.time, block: vec![0; BLOCK], volume: Volume::default() }
+    }
+
+    /// When the next bytes came; `None` at the end.
+    async fn block(&mut self, reader: &mut Reader) -> io::Result<Option<Instant>> {
+        let length = reader.read(&mut self.block).await?;
+        if length == 0 {
+            return Ok(None);
+        }
         let now = Instant::now();
-        if length == 0 || until.is_some_and(|until| now >= until) {
-            return Ok(volume);
+        self.volume.all += length as u64;
+        if (self.begin..self.end).contains(&now) {
+            self.volume.counted += length as u64;
         }
-        if now >= since {
-            volume.bytes += length as u64;
-            volume.time = now - since;
-        }
+        Ok(Some(now))
     }
 }

@@ -3,14 +3,18 @@
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
-use portlatch_tests::bench::compare::Comparison;
-use portlatch_tests::bench::load::{self, Direction, Span};
+use portlatch_tests::bench::compare::{Comparison, catalogue};
+use portlatch_tests::bench::hold::hold;
+use portlatch_tests::bench::load::{self, Direction};
 use portlatch_tests::bench::path::{Path, quic_endpoint};
 use portlatch_tests::bench::server::{serve_quic, serve_tcp};
+use portlatch_tests::bench::wire::Span;
+use tokio::io::BufReader;
 use tokio::net::TcpListener;
 
 /// Long enough for a path's first connection and for windows to grow.
@@ -55,13 +59,21 @@ enum Command {
         load: Load,
     },
     /// All loads over all paths of a lab, in turn
-    Compare(Comparison),
+    Compare(Box<Comparison>),
+    /// The names of all rows
+    Rows,
 }
 
 #[derive(Debug, Subcommand)]
 enum Load {
-    /// One byte there and back on one connection
-    Rr,
+    /// One connection and one byte: whether the path is there
+    Probe,
+    /// A message there and back on one connection
+    Rr {
+        /// How long it is
+        #[arg(long, default_value_t = 1)]
+        bytes: usize,
+    },
     /// Connect, one byte there and back, close
     Crr {
         /// Connections at once
@@ -77,18 +89,30 @@ enum Load {
         #[arg(long, default_value_t = 1)]
         flows: usize,
     },
-    /// Opens connections and keeps them for the time
-    Hold {
-        /// How many
-        #[arg(long)]
-        connections: usize,
+    /// As many bytes as pass, both ways at once
+    Both {
+        /// Connections each way
+        #[arg(long, default_value_t = 1)]
+        flows: usize,
     },
+    /// Opens as many connections as standard input says, line by line, and keeps them until it ends
+    Hold,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    let Err(error) = run() else { return ExitCode::SUCCESS };
+    // Nobody may be there to read it.
+    let _ = writeln!(std::io::stderr().lock(), "bench: {error:#}");
+    ExitCode::FAILURE
+}
+
+fn run() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match Arguments::parse().command {
-        Command::Compare(comparison) => print(&comparison.run()?),
+        Command::Compare(comparison) => comparison.run(),
+        Command::Rows => {
+            catalogue().iter().try_for_each(|row| print(&format!("{:40} {}\n", row.name, row.title)))
+        }
         Command::Server { listen } => runtime.block_on(async {
             let listener =
                 TcpListener::bind(listen).await.with_context(|| format!("listening at {listen}"))?;
@@ -119,14 +143,14 @@ fn main() -> Result<()> {
 async fn put(path: &Path, load: &Load, time: Duration) -> Result<()> {
     let span = Span { warm_up: WARM_UP, time };
     let figures = match *load {
-        Load::Rr => load::request_response(path, span).await?,
+        Load::Probe => return load::probe(path).await,
+        Load::Rr { bytes } => load::request_response(path, bytes, span).await?,
         Load::Crr { parallel } => load::new_connections(path, parallel, span).await?,
         Load::Bulk { direction, flows } => load::bulk(path, direction, flows, span).await?,
-        Load::Hold { connections } => {
-            let held = load::hold(path, connections).await?;
-            print(&format!("{} connections are open\n", held.len()))?;
-            tokio::time::sleep(time).await;
-            return Ok(());
+        Load::Both { flows } => load::both_ways(path, flows, span).await?,
+        Load::Hold => {
+            let tell = |held| print(&format!("{held} connections are open\n"));
+            return hold(path, BufReader::new(tokio::io::stdin()), tell).await;
         }
     };
     print(&format!("{figures}\n"))
