@@ -17,7 +17,7 @@ const CHUNKS: usize = 32;
 
 /// Copies until both directions have ended, or one of them breaks.
 pub(crate) async fn both_ways(flow: &Flow, session: Session, budget: &Budget) {
-    let Session { mut send, mut receive } = session;
+    let Session { mut send, mut receive, in_use: _in_use } = session;
     let outcome = {
         let (upload, download) = (upload(flow, &mut send), download(flow, &mut receive, budget));
         tokio::select! {

@@ -1,36 +1,40 @@
 //! The tunnels of one login: which proxy, and the way to it.
 //!
 //! A tunnel is an authenticated QUIC connection to one proxy; each flow is a stream in it. Tunnels are made when they
-//! are first needed, kept while the login is attached, and dialled anew when they are lost.
+//! are first needed, kept while the login is attached, and dialled anew when they are lost. A proxy that is silent or
+//! will not have a flow does not end it while another one serves the resource ([`open`]).
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::{LocalBoxFuture, Shared};
-use portlatch_protocol::frame::{self, LENGTH_BYTES, MAX_STREAM_FRAME};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use portlatch_protocol::names::ProxyName;
 use portlatch_protocol::refusal::RefusalReason;
 use portlatch_protocol::resource::{ProxyAddress, Resource};
-use portlatch_protocol::stream::{Answer, Open, OpenRefusal, close};
+use portlatch_protocol::stream::{Open, OpenRefusal, close};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) mod credentials;
 mod dial;
 pub(crate) mod endpoint;
 mod lost;
+mod open;
 
 use credentials::TunnelCredentials;
+use lost::{Health, InUse};
+use open::TryError;
 
-/// The proxy dials for 5 s, then resolves and audits: an `Open` that takes longer is lost.
-const OPEN_DEADLINE: Duration = Duration::from_secs(12);
-/// Credit for the streams that have just ended is on its way for a round trip; a proxy that gives none by then has none
-/// left, and the flow is refused.
-const STREAM_CREDIT_DEADLINE: Duration = Duration::from_secs(1);
+/// A proxy that can be reached has answered by then; else there is none (design section 4).
+const REACH_DEADLINE: Duration = Duration::from_secs(5);
+/// Tunnels that one flow tries: each of a few proxies, or one that was started again in between. Who closes every tunnel
+/// must not be dialled in a storm.
+const MAX_TRIES: usize = 4;
 
 type Dialling = Shared<LocalBoxFuture<'static, Option<Rc<Tunnel>>>>;
 
@@ -38,12 +42,14 @@ type Dialling = Shared<LocalBoxFuture<'static, Option<Rc<Tunnel>>>>;
 pub(crate) struct Tunnel {
     pub(crate) proxy: ProxyName,
     connection: Connection,
+    health: Rc<Health>,
 }
 
-/// A session that a proxy opened: both directions of its stream.
+/// A session that a proxy opened: both directions of its stream. While it lives, its proxy is watched.
 pub(crate) struct Session {
     pub(crate) send: SendStream,
     pub(crate) receive: RecvStream,
+    pub(crate) in_use: InUse,
 }
 
 /// Why there is no session.
@@ -117,19 +123,47 @@ impl Tunnels {
         self.up.borrow().values().filter(|tunnel| tunnel.is_up()).map(|tunnel| tunnel.proxy.clone()).collect()
     }
 
-    /// A tunnel to one of the resource's proxies, made now if there is none.
+    /// A tunnel to one of the resource's proxies: one that answers, else a new one, else one that answers again.
     pub(crate) async fn tunnel_for(self: &Rc<Self>, resource: &Resource) -> Option<Rc<Tunnel>> {
-        if let Some(tunnel) = self.live(&resource.proxies) {
+        self.reach(&resource.proxies).await
+    }
+
+    async fn reach(self: &Rc<Self>, proxies: &[ProxyName]) -> Option<Rc<Tunnel>> {
+        if let Some(tunnel) = self.live(proxies) {
             return Some(tunnel);
         }
-        let under_way = self.dialling.borrow().get(&resource.proxies).cloned();
-        let dial = under_way.unwrap_or_else(|| self.start_dial(resource.proxies.clone()));
-        dial.await
+        let under_way = self.dialling.borrow().get(proxies).cloned();
+        let dial = under_way.unwrap_or_else(|| self.start_dial(proxies.to_vec()));
+        tokio::select! {
+            dialled = dial => dialled,
+            Some(heard_of) = self.heard_of(proxies) => Some(heard_of),
+        }
     }
 
     fn live(&self, proxies: &[ProxyName]) -> Option<Rc<Tunnel>> {
         let up = self.up.borrow();
-        proxies.iter().filter_map(|name| up.get(name)).find(|tunnel| tunnel.is_up()).cloned()
+        let mut live = proxies.iter().filter_map(|name| up.get(name)).filter(|tunnel| tunnel.is_up());
+        live.find(|tunnel| !tunnel.health.is_silent()).cloned()
+    }
+
+    /// The first of these proxies' silent tunnels that answers again; `None` if none does.
+    async fn heard_of(&self, proxies: &[ProxyName]) -> Option<Rc<Tunnel>> {
+        let up: Vec<_> = proxies.iter().filter_map(|name| self.up.borrow().get(name).cloned()).collect();
+        let silent = up.into_iter().filter(|tunnel| tunnel.is_up());
+        let mut answers: FuturesUnordered<_> = silent
+            .map(|tunnel| async move {
+                // Nobody asks on a tunnel that is not in use.
+                let _in_use = tunnel.health.enter();
+                tunnel.health.answers().await;
+                tunnel
+            })
+            .collect();
+        while let Some(tunnel) = answers.next().await {
+            if tunnel.is_up() {
+                return Some(tunnel);
+            }
+        }
+        None
     }
 
     fn start_dial(self: &Rc<Self>, proxies: Vec<ProxyName>) -> Dialling {
@@ -145,6 +179,8 @@ impl Tunnels {
         };
         let dial = dial.boxed_local().shared();
         self.dialling.borrow_mut().insert(key, dial.clone());
+        // It goes on to its end if the flows that wait for it give up: whoever comes next must not find it as it stood.
+        tokio::task::spawn_local(dial.clone());
         dial
     }
 
@@ -159,11 +195,15 @@ impl Tunnels {
     fn keep(&self, tunnel: &Rc<Tunnel>) {
         tracing::info!(proxy = %tunnel.proxy, "tunnel up");
         *self.last_winner.borrow_mut() = Some(tunnel.proxy.clone());
-        self.up.borrow_mut().insert(tunnel.proxy.clone(), Rc::clone(tunnel));
+        let replaced = self.up.borrow_mut().insert(tunnel.proxy.clone(), Rc::clone(tunnel));
+        if let Some(replaced) = replaced {
+            replaced.health.retire();
+        }
         let (connection, cancelled) = (tunnel.connection.clone(), self.cancelled.clone());
+        let health = Rc::clone(&tunnel.health);
         tokio::task::spawn_local(async move {
             tokio::select! {
-                () = lost::watch(&connection) => {}
+                () = lost::watch(&connection, &health) => {}
                 () = cancelled.cancelled() => {
                     connection.close(VarInt::from_u32(close::DETACHED), b"detached");
                 }
@@ -171,47 +211,44 @@ impl Tunnels {
         });
     }
 
-    /// Opens a session on a tunnel to one of the resource's proxies.
+    /// Opens a session on a tunnel to one of the resource's proxies. Where one cannot serve now, another one is tried.
     pub(crate) async fn open(
         self: &Rc<Self>,
         resource: &Resource,
         open: &Open,
     ) -> Result<Session, OpenError> {
-        let tunnel = self.tunnel_for(resource).await.ok_or(OpenError::NoProxy)?;
-        match tokio::time::timeout(OPEN_DEADLINE, tunnel.open(open)).await {
-            Ok(Ok(session)) => Ok(session),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(OpenError::NoProxy),
+        let reach_by = Instant::now() + REACH_DEADLINE;
+        let mut proxies = resource.proxies.clone();
+        let mut why = OpenError::NoProxy;
+        for _ in 0..MAX_TRIES {
+            let Ok(Some(tunnel)) = timeout_at(reach_by, self.reach(&proxies)).await else { break };
+            match tunnel.open(open).await {
+                Ok(session) => return Ok(session),
+                Err(TryError::Refused(refusal @ OpenRefusal::Unavailable)) => {
+                    why = OpenError::Refused(refusal);
+                    proxies.retain(|name| *name != tunnel.proxy);
+                }
+                Err(TryError::Refused(refusal)) => return Err(OpenError::Refused(refusal)),
+                Err(TryError::Silent | TryError::Gone) => {}
+                Err(TryError::Failed) => return Err(OpenError::NoProxy),
+            }
+            if reach_by <= Instant::now() {
+                break;
+            }
         }
+        Err(why)
     }
 }
 
 impl Tunnel {
+    fn new(proxy: ProxyName, connection: Connection) -> Self {
+        Self { proxy, connection, health: Rc::default() }
+    }
+
     fn is_up(&self) -> bool {
         self.connection.close_reason().is_none()
     }
-
-    async fn open(&self, open: &Open) -> Result<Session, OpenError> {
-        let credit = tokio::time::timeout(STREAM_CREDIT_DEADLINE, self.connection.open_bi()).await;
-        let (mut send, mut receive) = match credit {
-            Ok(Ok(streams)) => streams,
-            Ok(Err(_)) => return Err(OpenError::NoProxy),
-            Err(_) => return Err(OpenError::Refused(OpenRefusal::Limit)),
-        };
-        let header = frame::encode(open, MAX_STREAM_FRAME).expect("an Open fits its frame");
-        send.write_chunk(Bytes::from(header)).await.map_err(|_| OpenError::NoProxy)?;
-        match answer(&mut receive).await? {
-            Answer::Opened => Ok(Session { send, receive }),
-            Answer::Refused(refusal) => Err(OpenError::Refused(refusal)),
-        }
-    }
 }
 
-async fn answer(receive: &mut RecvStream) -> Result<Answer, OpenError> {
-    let mut prefix = [0; LENGTH_BYTES];
-    receive.read_exact(&mut prefix).await.map_err(|_| OpenError::NoProxy)?;
-    let length = frame::content_length(prefix, MAX_STREAM_FRAME).map_err(|_| OpenError::NoProxy)?;
-    let mut content = vec![0; length];
-    receive.read_exact(&mut content).await.map_err(|_| OpenError::NoProxy)?;
-    frame::decode(&content).map_err(|_| OpenError::NoProxy)
-}
+#[cfg(test)]
+mod tests;

@@ -23,13 +23,13 @@ use webpki::KeyUsage;
 
 /// Idle time of a tunnel: a cut shorter than this keeps every flow (design section 11).
 const IDLE: Duration = Duration::from_secs(60);
-/// Keeps NAT bindings alive and notices a dead proxy (design section 11).
+/// Keeps NAT bindings alive, and notices a dead proxy while no flow is there to mind (design section 11).
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// What a proxy may send ahead of a program: a stalled flow holds this much, and no flow holds more. It is 800 Mbit/s at
 /// 20 ms.
 pub(crate) const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
 /// The same for every stream that a proxy allows one user: all of them may be stalled and leave the others their speed.
-const TUNNEL_WINDOW: u64 = STREAM_WINDOW as u64 * 1024;
+pub(super) const TUNNEL_WINDOW: u64 = STREAM_WINDOW as u64 * 1024;
 /// Sent and not yet acknowledged, in all.
 const SEND_WINDOW: u64 = 32 * 1024 * 1024;
 /// The first guess of the round trip: proxies are near, and quinn's 333 ms makes the first loss slow.

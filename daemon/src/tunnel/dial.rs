@@ -68,7 +68,7 @@ async fn dial(
             }
         };
         match connecting.await {
-            Ok(connection) => return Some(Tunnel { proxy: candidate.name, connection }),
+            Ok(connection) => return Some(Tunnel::new(candidate.name, connection)),
             Err(error) => tracing::debug!(%error, proxy = %candidate.name, "dial failed"),
         }
     }
