@@ -23,7 +23,7 @@ use crate::api::problem::Denial;
 use crate::authority::{ProvenKey, Signer};
 use crate::ceremony::{Challenge, LIFETIME, Owner, Purpose};
 use crate::control::{Control, random_id};
-use crate::store::credentials::NewCredential;
+use crate::store::credentials::{CredentialKind, NewCredential};
 use crate::store::logins::NewLogin;
 use crate::store::users::Enrolment;
 use crate::webauthn::{ExpectedTap, KeyError, VerifiedTap, amr};
@@ -216,6 +216,7 @@ impl Control {
                     id: &key_id,
                     user: &user,
                     name: "first key",
+                    kind: CredentialKind::SecurityKey,
                     security_key: &security_key,
                 };
                 self.enrol(person, &key, (&token_hash, &password_hash), credential).await
@@ -281,13 +282,13 @@ impl Control {
             token_hash,
             password_hash,
             credential,
-            login: NewLogin {
+            login: Some(NewLogin {
                 id: &login.login,
                 user: &login.user,
                 device: &login.device,
                 spki: key.spki(),
                 expires,
-            },
+            }),
         };
         if !self.store.enrol(&enrolment, now).await? {
             self.audit.note(person.failed(EventKind::Login, "token")).await;

@@ -19,6 +19,7 @@ pub mod join_tokens;
 pub mod logins;
 pub mod taps;
 pub mod users;
+pub mod web_sessions;
 
 /// How long a request waits for its turn at the database before it is told that control cannot serve.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -36,13 +36,13 @@ pub struct Enrolment<'a> {
     pub password_hash: &'a str,
     /// The first security key.
     pub credential: NewCredential<'a>,
-    /// The login that the enrolment ends in.
-    pub login: NewLogin<'a>,
+    /// The login that the enrolment ends in, where it was an agent's.
+    pub login: Option<NewLogin<'a>>,
 }
 
 impl std::fmt::Debug for Enrolment<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Enrolment").field("login", &self.login).finish_non_exhaustive()
+        f.debug_struct("Enrolment").field("user", self.credential.user).finish_non_exhaustive()
     }
 }
 
@@ -156,7 +156,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`] if the database cannot be written.
     pub async fn enrol(&self, enrolment: &Enrolment<'_>, now: TimeOfDay) -> Result<bool, StoreError> {
-        let user = enrolment.login.user;
+        let user = enrolment.credential.user;
         let mut transaction = self.writer.begin().await?;
         // Finding and consuming are one statement: of any number of attempts one gets the row.
         let consumed = sqlx::query(
@@ -179,7 +179,9 @@ impl Store {
         if !insert_credential(&mut transaction, &enrolment.credential, now).await? {
             return Ok(false);
         }
-        insert_login(&mut transaction, &enrolment.login, now).await?;
+        if let Some(login) = &enrolment.login {
+            insert_login(&mut transaction, login, now).await?;
+        }
         transaction.commit().await?;
         Ok(true)
     }

@@ -13,7 +13,7 @@ use super::super::*;
 use super::scene::{ADDRESS, PASSWORD, Scene, csr, enrolment, login_request, password};
 use super::soft_key::SoftKey;
 use crate::login::token_hash;
-use crate::store::credentials::NewCredential;
+use crate::store::credentials::{CredentialKind, NewCredential};
 use crate::store::logins::NewLogin;
 use crate::store::users::Enrolment;
 
@@ -156,10 +156,11 @@ async fn one_token_presented_fifty_times_at_once_enrols_once() {
                 (Clone::clone(&user), Clone::clone(&device));
             tokio::spawn(async move {
                 let (key_id, login) = (random_id(), random_id());
+                let (user, kind) = (&user, CredentialKind::SecurityKey);
                 let credential =
-                    NewCredential { id: &key_id, user: &user, name: "key", security_key: &security_key };
+                    NewCredential { id: &key_id, user, name: "key", kind, security_key: &security_key };
                 let expires = now.after(Duration::from_secs(60));
-                let login = NewLogin { id: &login, user: &user, device: &device, spki: &[], expires };
+                let login = Some(NewLogin { id: &login, user, device: &device, spki: &[], expires });
                 let enrolment = Enrolment { token_hash: &hash, password_hash: "x", credential, login };
                 store.enrol(&enrolment, now).await.unwrap()
             })
