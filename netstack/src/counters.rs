@@ -27,10 +27,16 @@ pub struct Counters {
     pub accepted: u64,
     /// SYNs that were refused on command or because memory was out.
     pub refused: u64,
+    /// RSTs for a flow that its program's kernel cannot have sent, and that ended nothing.
+    pub doubtful_resets: u64,
     /// Flows that ended by a reset of the program or because it answered no more.
     pub lost: u64,
     /// Datagrams or replies that found their queue full.
     pub queue_full: u64,
+    /// ICMP errors that were not sent because there were many of late.
+    pub throttled: u64,
+    /// Flows that ended because what handled them panicked.
+    pub panics: u64,
     /// Ring memory given back while idle.
     pub reclaimed: u64,
     /// How often a flow was looked at, for whatever reason: grows with packets, never with the number of flows.

@@ -137,7 +137,10 @@ pub(crate) struct Flow {
     /// The end of what we sent, and what we acknowledged last, as the last packet said.
     pub(crate) sent_end: u32,
     pub(crate) acknowledged: u32,
-    /// The end of the furthest bytes that arrived, be they out of order.
+    /// The first byte of the program's stream, and how many of its bytes the owner has taken.
+    pub(crate) first: u32,
+    pub(crate) taken: u32,
+    /// The end of the furthest bytes that arrived, be they out of order; its FIN counts as one.
     pub(crate) furthest: u32,
     /// What the program may send, and what it lets us send.
     pub(crate) window: Window,
@@ -172,6 +175,8 @@ impl Flow {
             progress_at: now,
             sent_end: 0,
             acknowledged: 0,
+            first: 0,
+            taken: 0,
             furthest: 0,
             window: Window::default(),
         }
@@ -179,12 +184,6 @@ impl Flow {
 
     /// Makes the slot's socket listen for the SYN of a new flow.
     pub(crate) fn open(&mut self, held: &Held, now: Instant) {
-        let socket = self.socket_mut();
-        // A slot may have been left in any state, but only a closed socket listens.
-        socket.abort();
-        socket.set_keep_alive(None);
-        socket.listen(held.tuple.destination).expect("a closed socket listens on a port that is not zero");
-        let capacity = socket.recv_capacity();
         self.phase = Phase::Owned;
         self.tuple = held.tuple;
         self.wants_read = true;
@@ -195,8 +194,17 @@ impl Flow {
         self.last_heard = now;
         self.unanswered = None;
         self.progress_at = now;
-        self.acknowledged = held.sequence.wrapping_add(1);
-        self.furthest = self.acknowledged;
+        self.sent_end = 0;
+        self.first = held.sequence.wrapping_add(1);
+        self.taken = 0;
+        self.acknowledged = self.first;
+        self.furthest = self.first;
+        let socket = self.socket_mut();
+        // A slot may have been left in any state, but only a closed socket listens.
+        socket.abort();
+        socket.set_keep_alive(None);
+        socket.listen(held.tuple.destination).expect("a closed socket listens on a port that is not zero");
+        let capacity = socket.recv_capacity();
         self.window = Window::new(held.window_scale, capacity);
     }
 
@@ -229,6 +237,37 @@ impl Flow {
                 | State::FinWait1
                 | State::FinWait2 => false,
             }
+    }
+
+    /// The next sequence number that is expected of the program; smoltcp does not show it.
+    pub(crate) fn expected(&self) -> u32 {
+        let waiting = self.socket().recv_queue() as u32;
+        let end = u32::from(self.has_program_finished());
+        self.first.wrapping_add(self.taken).wrapping_add(waiting).wrapping_add(end)
+    }
+
+    /// How much there is that the program has not acknowledged yet, be it sent or not; a FIN that was said counts as one.
+    pub(crate) fn outstanding(&self) -> u32 {
+        let socket = self.socket();
+        let fin = matches!(socket.state(), State::FinWait1 | State::LastAck | State::Closing);
+        socket.send_queue() as u32 + u32::from(fin)
+    }
+
+    /// Notes how far the program's bytes reach. What lies beyond any window that we can have offered was not taken.
+    pub(crate) fn note_reach(&mut self, segment: &Segment) {
+        let most = self.acknowledged.wrapping_add(self.socket().recv_capacity() as u32);
+        let end = segment.end();
+        let reach = if end.wrapping_sub(most) as i32 > 0 { most } else { end };
+        if reach.wrapping_sub(self.furthest) as i32 > 0 {
+            self.furthest = reach;
+        }
+    }
+
+    /// Whether an RST is one that the program's kernel can have sent (RFC 5961 section 3.2): at the next byte that we
+    /// expect; at the one behind all that it has sent, where something of that was lost; or at the one that we last
+    /// asked for, in answer to that. Linux takes the same ones.
+    pub(crate) fn believes_reset(&self, segment: &Segment) -> bool {
+        [self.expected(), self.furthest, self.acknowledged].contains(&segment.sequence)
     }
 
     /// Whether the handshake is done and our side of the stream is open.

@@ -54,6 +54,12 @@ impl Held {
         }
     }
 
+    /// Whether an RST can be its program's: nothing was said yet, so it stands right behind the SYN (RFC 5961).
+    pub(crate) fn is_withdrawn_by(&self, reset: &Segment) -> bool {
+        let behind = reset.sequence.wrapping_sub(self.sequence.wrapping_add(1));
+        behind <= self.payload_len
+    }
+
     /// The program asks for it again.
     pub(crate) fn ask_again(&mut self, now: Instant) {
         self.last_asked = now;

@@ -1,5 +1,7 @@
 //! Echo replies for addresses that exist, and word of what cannot be reached.
 
+use std::time::{Duration, Instant};
+
 use crate::wire::{self, Ends, IPV4_HEADER, IPV6_HEADER, IpPacket};
 
 const ECHO_REQUEST: u8 = 8;
@@ -17,11 +19,45 @@ const LONGEST_ERROR_V4: usize = 576;
 /// The same for IPv6 (RFC 4443 section 2.4).
 const LONGEST_ERROR_V6: usize = 1_280;
 
+/// Errors in a second, in the long run: as many as Linux sends (RFC 4443 section 2.4 (f) wants a limit).
+const ERRORS_PER_SECOND: u32 = 1_000;
+/// And at once: a browser that tries QUIC on every name of a page first waits for none of them.
+const MOST_AT_ONCE: u32 = 256;
+
 /// What cannot be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unreachable {
     Host,
     Port,
+}
+
+/// How many errors are sent: a bucket of tokens, full at first.
+#[derive(Debug, Default)]
+pub(crate) struct Throttle {
+    /// When the bucket will be full again: one moment says how many tokens are missing.
+    full_at: Option<Instant>,
+}
+
+impl Throttle {
+    /// Takes a token, if there is one.
+    pub(crate) fn passes(&mut self, now: Instant) -> bool {
+        let token = Duration::from_secs(1) / ERRORS_PER_SECOND;
+        let full_at = self.full_at.map_or(now, |at| at.max(now)) + token;
+        let has_one = full_at.saturating_duration_since(now) <= token * MOST_AT_ONCE;
+        if has_one {
+            self.full_at = Some(full_at);
+        }
+        has_one
+    }
+}
+
+/// Whether a message's checksum is right.
+pub(crate) fn has_good_checksum(packet: &IpPacket<'_>) -> bool {
+    match packet.protocol {
+        // The one protocol here without a pseudo-header.
+        wire::ICMP => wire::fold(wire::sum(packet.payload())) == u16::MAX,
+        _ => packet.has_good_checksum(),
+    }
 }
 
 /// Whether the packet is an echo request.
@@ -30,9 +66,10 @@ pub(crate) fn is_echo_request(packet: &IpPacket<'_>) -> bool {
     if message.len() < HEADER || message[1] != 0 {
         return false;
     }
-    match packet.protocol {
-        wire::ICMP => message[0] == ECHO_REQUEST,
-        wire::ICMPV6 => message[0] == ECHO_REQUEST_V6,
+    // Each family has its own (RFC 4443 section 1).
+    match (packet.protocol, packet.source.is_ipv4()) {
+        (wire::ICMP, true) => message[0] == ECHO_REQUEST,
+        (wire::ICMPV6, false) => message[0] == ECHO_REQUEST_V6,
         _ => false,
     }
 }
@@ -114,6 +151,16 @@ mod tests {
             let original = IpPacket::parse(&bytes).unwrap();
             assert_eq!(unreachable(&original, Unreachable::Host).unwrap().len(), longest);
         }
+    }
+
+    #[test]
+    fn errors_come_in_bursts_and_then_at_their_rate() {
+        #[expect(clippy::disallowed_methods, reason = "a test's time needs a beginning")]
+        let (mut throttle, now) = (Throttle::default(), Instant::now());
+        let passed = |throttle: &mut Throttle, now| (0..10_000).filter(|_| throttle.passes(now)).count();
+        assert_eq!(passed(&mut throttle, now), 256);
+        assert_eq!(passed(&mut throttle, now + Duration::from_millis(10)), 10);
+        assert_eq!(passed(&mut throttle, now + Duration::from_secs(60)), 256);
     }
 
     #[test]

@@ -108,6 +108,11 @@ pub(crate) fn bare(
     wire::packet(ends, wire::TCP, &bytes, CHECKSUM)
 }
 
+/// Whether smoltcp takes its options. Those of an ordinary segment, which has none, cost nothing to look at.
+pub(crate) fn has_good_options(packet: &IpPacket<'_>, segment: &Segment) -> bool {
+    segment.header_len == SMALLEST_HEADER || window_scale(packet).is_ok()
+}
+
 /// The window scale that a SYN offers. Err: smoltcp would not take its options.
 pub(crate) fn window_scale(packet: &IpPacket<'_>) -> Result<Option<u8>, smoltcp::wire::Error> {
     let view = TcpPacket::new_checked(packet.payload())?;

@@ -1,12 +1,13 @@
 //! The stack: everything together, and the way of a packet into it.
 //!
 //! A packet's way: here -> `arrival` (TCP) or answered at once (ICMP, UDP) -> its flow is dirty -> `departure`. What its
-//! owner does is in `commands`, how a flow ends in `endings`.
+//! owner does is in `commands`, how a flow ends in `endings`, and what keeps a panic to its flow in `guard`.
 
 mod arrival;
 mod commands;
 mod departure;
 mod endings;
+mod guard;
 
 use std::collections::{HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -23,7 +24,7 @@ use crate::device::{Card, OneShot};
 use crate::event::Event;
 use crate::flow::{Flow, FlowId, Phase};
 use crate::held::HeldSyns;
-use crate::icmp::{self, Unreachable};
+use crate::icmp::{self, Throttle, Unreachable};
 use crate::memory::RingMemory;
 use crate::reply::Replies;
 use crate::time_wait::Graves;
@@ -56,11 +57,14 @@ pub struct Stack<M> {
     flows: Vec<Flow>,
     /// The slots in the pool; the last one used is the first one used again, while its pages are warm.
     free: Vec<u32>,
+    /// How many slots are out of use: nothing can be done with their sockets any more.
+    broken: usize,
     /// The slots that may have something to send.
     dirty: VecDeque<u32>,
     timers: Timers,
     graves: Graves,
     replies: Replies,
+    throttle: Throttle,
     events: VecDeque<Event>,
     datagram_events: usize,
     syn_events: usize,
@@ -91,10 +95,12 @@ impl<M: RingMemory> Stack<M> {
             held: HeldSyns::default(),
             flows: Vec::new(),
             free: Vec::new(),
+            broken: 0,
             dirty: VecDeque::new(),
             timers: Timers::default(),
             graves: Graves::default(),
             replies: Replies::default(),
+            throttle: Throttle::default(),
             events: VecDeque::new(),
             datagram_events: 0,
             syn_events: 0,
@@ -125,7 +131,7 @@ impl<M: RingMemory> Stack<M> {
 
     /// How many flows there are: those that somebody owns, and those that still have to end by themselves.
     pub fn flow_count(&self) -> usize {
-        self.flows.len() - self.free.len()
+        self.flows.len() - self.free.len() - self.broken
     }
 
     /// How many SYNs are held.
@@ -182,15 +188,25 @@ impl<M: RingMemory> Stack<M> {
             true => Unreachable::Port,
             false => Unreachable::Host,
         };
-        self.reply_with(icmp::unreachable(packet, what));
+        self.report(packet, what);
     }
 
     fn handle_echo(&mut self, packet: &IpPacket<'_>) {
-        let reply = match self.addresses.contains(&packet.destination) {
-            true => icmp::echo_reply(packet),
-            false => icmp::unreachable(packet, Unreachable::Host),
-        };
-        self.reply_with(reply);
+        if self.config.verify_checksums && !icmp::has_good_checksum(packet) {
+            return self.counters.malformed += 1;
+        }
+        match self.addresses.contains(&packet.destination) {
+            true => self.reply_with(icmp::echo_reply(packet)),
+            false => self.report(packet, Unreachable::Host),
+        }
+    }
+
+    /// Tells a sender what cannot be reached, unless many were told of late.
+    fn report(&mut self, packet: &IpPacket<'_>, what: Unreachable) {
+        if !self.throttle.passes(self.now) {
+            return self.counters.throttled += 1;
+        }
+        self.reply_with(icmp::unreachable(packet, what));
     }
 
     /// Does what time asks for. To be called when [`Stack::poll_timeout`] is due; harmless at any other time.

@@ -38,11 +38,32 @@ impl Window {
         Window { own_scale, scale, announced: 0, allowed: 0, room: 0, last: 0 }
     }
 
-    /// A segment of the program arrived.
-    pub(crate) fn hear(&mut self, segment: &Segment) {
+    /// A segment of the program arrived, when it was still to acknowledge so much and we expected this byte of it. What
+    /// smoltcp does not hear of it (RFC 9293 section 3.10.7.4) is not heard here either.
+    pub(crate) fn hear(&mut self, segment: &Segment, outstanding: u32, expected: u32) {
+        let acknowledged = self.allowed.wrapping_sub(self.room);
+        let advance = segment.acknowledgement.wrapping_sub(acknowledged);
+        if advance > outstanding || !self.accepts(segment, expected) {
+            return;
+        }
         let scale = if segment.has(SYN) { 0 } else { self.scale };
         self.room = u32::from(segment.window) << scale;
         self.allowed = segment.acknowledgement.wrapping_add(self.room);
+    }
+
+    /// Whether a byte of the program's stream lies in the window that it was offered, which begins at the expected one.
+    pub(crate) fn reaches(&self, byte: u32, expected: u32) -> bool {
+        byte.wrapping_sub(expected) < self.announced.wrapping_sub(expected)
+    }
+
+    /// Whether some of a segment lies in that window, as RFC 9293 section 3.10.7.4 has it.
+    fn accepts(&self, segment: &Segment, expected: u32) -> bool {
+        let is_first_within = self.reaches(segment.sequence, expected);
+        if segment.payload_len == 0 {
+            return is_first_within || segment.sequence == expected;
+        }
+        let last = segment.sequence.wrapping_add(segment.payload_len as u32 - 1);
+        is_first_within || self.reaches(last, expected)
     }
 
     /// How many bytes the program has room for, counted from what it has acknowledged.
@@ -59,6 +80,8 @@ impl Window {
         if segment.has(SYN) {
             // Not scaled yet, though smoltcp remembers it as if it were.
             self.announced = edge;
+            // Nothing may be sent yet, and nothing is acknowledged but what came before the SYN.
+            self.allowed = segment.end();
             return segment.window;
         }
         let mut units = segment.window;

@@ -6,8 +6,9 @@ use crate::event::{Event, Incoming};
 use crate::flow::Phase;
 use crate::held::Held;
 use crate::memory::RingMemory;
-use crate::segment::{self, ACK, FIN, RST, Segment};
+use crate::segment::{self, ACK, FIN, RST, SYN, Segment};
 use crate::stack::{MOST_SYN_EVENTS, Stack};
+use crate::time_wait::TimeWait;
 use crate::timers::Alarm;
 use crate::wire::{self, IpPacket};
 
@@ -24,22 +25,36 @@ impl<M: RingMemory> Stack<M> {
         let Some(segment) = Segment::parse(packet) else { return self.counters.malformed += 1 };
         match self.tuples.get(&segment.tuple).copied() {
             Some(Owner::Held(index)) => self.handle_segment_of_held(index, packet, &segment),
-            Some(Owner::Flow(slot)) => self.handle_segment_of_flow(slot, packet, &segment),
+            Some(Owner::Flow(slot)) => {
+                self.guarded(slot, |stack| stack.handle_segment_of_flow(slot, packet, &segment));
+            }
             Some(Owner::TimeWait(_)) if segment.is_request() => self.hold(packet, &segment),
-            Some(Owner::TimeWait(_)) if segment.has(RST) => {
-                self.tuples.remove(&segment.tuple);
-            }
-            Some(Owner::TimeWait(note)) => {
-                // Most often its FIN once more: our acknowledgement was lost (RFC 9293 section 3.10.7.4).
-                let reply = segment::bare(segment.tuple, note.sequence, note.acknowledgement, ACK, 0);
-                self.reply_with(reply);
-            }
+            Some(Owner::TimeWait(note)) => self.handle_segment_of_grave(note, &segment),
             None if segment.is_request() => self.hold(packet, &segment),
             None => {
                 self.counters.stray_segments += 1;
                 self.reply_with(segment.refusal());
             }
         }
+    }
+
+    /// A late segment of a connection that is over.
+    fn handle_segment_of_grave(&mut self, note: TimeWait, segment: &Segment) {
+        let is_expected = segment.sequence == note.acknowledgement;
+        if segment.has(RST) {
+            // One that can only be forged must not open the 4-tuple to old segments (RFC 1337, RFC 5961).
+            if is_expected {
+                self.tuples.remove(&segment.tuple);
+            }
+            return;
+        }
+        // Nothing is answered to a mere acknowledgement, lest two ends acknowledge each other for ever.
+        if is_expected && segment.end() == segment.sequence {
+            return;
+        }
+        // Most often its FIN once more: our acknowledgement was lost (RFC 9293 section 3.10.7.4).
+        let reply = segment::bare(segment.tuple, note.sequence, note.acknowledgement, ACK, 0);
+        self.reply_with(reply);
     }
 
     /// Holds a SYN for its owner's answer.
@@ -64,7 +79,7 @@ impl<M: RingMemory> Stack<M> {
     fn handle_segment_of_held(&mut self, index: u32, packet: &IpPacket<'_>, segment: &Segment) {
         let now = self.now;
         let Some(held) = self.held.at(index) else { return };
-        if segment.has(RST) {
+        if segment.has(RST) && held.is_withdrawn_by(segment) {
             return self.drop_held(index);
         }
         if !segment.is_request() {
@@ -109,13 +124,19 @@ impl<M: RingMemory> Stack<M> {
     }
 
     fn handle_segment_of_flow(&mut self, slot: u32, packet: &IpPacket<'_>, segment: &Segment) {
-        if segment.is_request() {
-            return self.handle_request_on_flow(slot, packet, segment);
+        if segment.has(SYN) {
+            return self.handle_syn_on_flow(slot, packet, segment);
+        }
+        if segment.has(RST) {
+            return self.handle_reset(slot, segment);
+        }
+        if !segment::has_good_options(packet, segment) {
+            return self.counters.malformed += 1;
         }
         let now = self.now;
         let flow = &mut self.flows[slot as usize];
         flow.hear(now);
-        flow.window.hear(segment);
+        flow.window.hear(segment, flow.outstanding(), flow.expected());
         let before = flow.progress();
         self.feed_flow(slot, packet, segment);
 
@@ -125,17 +146,12 @@ impl<M: RingMemory> Stack<M> {
         }
         if segment.payload_len > 0 {
             flow.has_pages = true;
-            let end = segment.sequence.wrapping_add(segment.payload_len as u32);
-            if end.wrapping_sub(flow.furthest) as i32 > 0 {
-                flow.furthest = end;
-            }
         }
+        flow.note_reach(segment);
         match flow.socket().state() {
-            // A refused handshake sends smoltcp's socket back to listening.
-            State::Listen => self.lose(slot),
-            State::Closed if segment.has(RST) => self.lose(slot),
             State::Closed => self.end(slot),
-            State::SynSent
+            State::Listen
+            | State::SynSent
             | State::SynReceived
             | State::Established
             | State::FinWait1
@@ -155,11 +171,39 @@ impl<M: RingMemory> Stack<M> {
         }
     }
 
-    /// Gives a flow's segment to smoltcp, which accepts a FIN even where it had to cut off the last bytes before it at the
-    /// window's edge, so that these would be lost. So a FIN goes in by itself, and waits for its turn like any other
-    /// byte.
+    /// An RST. smoltcp takes every one within the window; a forged one must hit a single number (RFC 5961 section 3.2).
+    fn handle_reset(&mut self, slot: u32, segment: &Segment) {
+        let flow = &self.flows[slot as usize];
+        if flow.believes_reset(segment) {
+            return self.lose(slot);
+        }
+        self.counters.doubtful_resets += 1;
+        if flow.window.reaches(segment.sequence, flow.expected()) {
+            self.challenge(slot);
+        }
+    }
+
+    /// Says where we stand, without moving: a kernel that knows nothing of the flow answers with an RST at that very
+    /// number, and one that does takes it for a duplicate (RFC 5961 sections 3.2 and 4.2).
+    fn challenge(&mut self, slot: u32) {
+        let flow = &self.flows[slot as usize];
+        let reply = segment::bare(flow.tuple, flow.sent_end, flow.acknowledged, ACK, flow.window.last);
+        self.reply_with(reply);
+    }
+
+    /// Gives a flow's segment to smoltcp.
+    ///
+    /// smoltcp accepts a FIN even where it had to cut off the last bytes before it at the window's edge, so that these
+    /// would be lost. So a FIN goes in by itself, and waits for its turn like any other byte. And it takes bytes from
+    /// behind a FIN for more of the stream.
     fn feed_flow(&mut self, slot: u32, packet: &IpPacket<'_>, segment: &Segment) {
-        if segment.has(FIN) && segment.payload_len > 0 {
+        let flow = &self.flows[slot as usize];
+        let is_behind_the_end = flow.has_program_finished()
+            && segment.payload_len > 0
+            && segment.end().wrapping_sub(flow.expected()) as i32 > 0;
+        if is_behind_the_end {
+            self.feed(slot, &segment::without_payload(packet, segment));
+        } else if segment.has(FIN) && segment.payload_len > 0 {
             self.feed(slot, &segment::without_fin(packet));
             self.feed(slot, &segment::fin_alone(packet, segment));
         } else {
@@ -187,20 +231,20 @@ impl<M: RingMemory> Stack<M> {
     }
 
     /// A SYN on a flow that is alive for us: its program's kernel knows nothing of it any more.
-    fn handle_request_on_flow(&mut self, slot: u32, packet: &IpPacket<'_>, segment: &Segment) {
+    fn handle_syn_on_flow(&mut self, slot: u32, packet: &IpPacket<'_>, segment: &Segment) {
         let flow = &self.flows[slot as usize];
-        if flow.phase == Phase::Closing {
+        if flow.phase == Phase::Closing && segment.is_request() {
             self.discard(slot);
             return self.hold(packet, segment);
         }
-        // Our owner must hear of it by an RST, which the kernel sends as an answer to this (RFC 5961 section 4); the SYN
-        // comes again. A forged one does no harm. smoltcp drops such a SYN without a word. A SYN sent again before our
-        // SYN-ACK was seen ends here too, and is answered like that one.
-        if flow.socket().state() == State::SynReceived {
+        // Sent again before our SYN-ACK was seen, which smoltcp sends again by itself.
+        let is_repeated = segment.is_request() && segment.sequence.wrapping_add(1) == flow.first;
+        if is_repeated && flow.socket().state() == State::SynReceived {
             return self.counters.repeated_syns += 1;
         }
-        let reply = segment::bare(segment.tuple, flow.sent_end, flow.acknowledged, ACK, flow.window.last);
-        self.reply_with(reply);
+        // Our owner must hear of it by an RST, which the kernel sends as an answer to this (RFC 5961 section 4); the SYN
+        // comes again. A forged one does no harm. smoltcp drops such a SYN without a word.
+        self.challenge(slot);
     }
 }
 

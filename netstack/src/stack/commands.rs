@@ -33,11 +33,13 @@ impl<M: RingMemory> Stack<M> {
             self.refuse_held(&held, Refusal::Reset);
             return None;
         };
-        let flow = &mut self.flows[slot as usize];
-        flow.open(&held, self.now);
         self.tuples.insert(held.tuple, Owner::Flow(slot));
-        self.feed(slot, &held.packet);
-        if self.flows[slot as usize].socket().state() != State::SynReceived {
+        let is_open = self.guarded(slot, |stack| {
+            stack.flows[slot as usize].open(&held, stack.now);
+            stack.feed(slot, &held.packet);
+            stack.flows[slot as usize].socket().state() == State::SynReceived
+        })?;
+        if !is_open {
             self.discard(slot);
             self.refuse_held(&held, Refusal::Reset);
             return None;
@@ -67,7 +69,10 @@ impl<M: RingMemory> Stack<M> {
             return Err(ReadError::Blocked);
         }
         flow.is_touched = true;
+        let waiting = flow.socket().recv_queue();
         let result = flow.socket_mut().recv(|bytes| f(bytes)).map_err(|_| ReadError::Reset)?;
+        let taken = waiting - flow.socket().recv_queue();
+        flow.taken = flow.taken.wrapping_add(taken as u32);
         // The window may have to be announced anew; in any case the ring's memory may be idle from now on.
         self.mark_dirty(id.slot);
         Ok(result)

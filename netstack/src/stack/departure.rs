@@ -58,7 +58,7 @@ impl<M: RingMemory> Stack<M> {
         }
         while let Some(slot) = self.dirty.pop_front() {
             self.flows[slot as usize].is_dirty = false;
-            if let Some(packet) = self.serve(slot, buffer) {
+            if let Some(packet) = self.guarded(slot, |stack| stack.serve(slot, buffer)).flatten() {
                 self.counters.packets_out += 1;
                 return Some(packet);
             }

@@ -41,7 +41,7 @@ impl<M: RingMemory> Stack<M> {
         self.abort(slot);
     }
 
-    fn tell_gone(&mut self, slot: u32) {
+    pub(super) fn tell_gone(&mut self, slot: u32) {
         if self.flows[slot as usize].phase == Phase::Owned {
             let id = self.id(slot);
             self.events.push_back(Event::Gone(id));
@@ -74,7 +74,10 @@ impl<M: RingMemory> Stack<M> {
         flow.wants_write = false;
         flow.unanswered = None;
         flow.used_at = self.now;
-        flow.empty();
+        if !self.empties(slot) {
+            self.broken += 1;
+            return;
+        }
         self.free.push(slot);
         self.arm(slot, None);
     }

@@ -233,7 +233,7 @@ fn run(config: StackConfig, steps: &[Step]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(crate::cases(256))]
 
     #[test]
     fn any_packets_in_any_order_do_no_harm(steps in vec(step(), 1..120)) {

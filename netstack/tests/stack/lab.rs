@@ -42,6 +42,11 @@ pub(crate) fn config() -> StackConfig {
     }
 }
 
+pub(crate) fn incoming_of(event: Event) -> Option<Incoming> {
+    let Event::Incoming(incoming) = event else { return None };
+    Some(incoming)
+}
+
 pub(crate) struct Lab {
     pub(crate) stack: Stack<VecMemory>,
     pub(crate) now: Instant,

@@ -4,9 +4,13 @@
 //! connection matters more than one packet.
 
 #[cfg(test)]
+mod again;
+#[cfg(test)]
 mod arbitrary;
 #[cfg(test)]
 mod closing;
+#[cfg(test)]
+mod floods;
 #[cfg(test)]
 mod handshake;
 #[cfg(test)]
@@ -14,8 +18,29 @@ mod lab;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
+mod options;
+#[cfg(test)]
+mod panics;
+#[cfg(test)]
+mod paths;
+#[cfg(test)]
 mod program;
+#[cfg(test)]
+mod raw;
 #[cfg(test)]
 mod replies;
 #[cfg(test)]
+mod sequence;
+#[cfg(test)]
+mod states;
+#[cfg(test)]
 mod transfer;
+#[cfg(test)]
+mod windows;
+
+/// How many cases of a property are tried: forty times as many where `PORTLATCH_NIGHTLY` is set.
+#[cfg(test)]
+fn cases(cases: u32) -> proptest::test_runner::Config {
+    let times = if std::env::var_os("PORTLATCH_NIGHTLY").is_some() { 40 } else { 1 };
+    proptest::test_runner::Config { cases: cases * times, failure_persistence: None, ..Default::default() }
+}

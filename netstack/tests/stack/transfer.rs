@@ -150,7 +150,7 @@ fn eight_mebibytes_each_way_arrive_as_they_were_sent() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(crate::cases(64))]
 
     #[test]
     fn a_wire_without_loss_needs_no_timer(
