@@ -9,6 +9,7 @@ pub(crate) mod transport;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use portlatch_carrier::port::Port;
 use portlatch_protocol::identity::IdentityKind;
 use portlatch_protocol::stream::{ALPN, close};
 use portlatch_protocol::tls::{Authority, OneKindOfClient};
@@ -83,7 +84,11 @@ pub fn open(settings: EndpointSettings, view: Arc<View>) -> Result<Endpoint, End
     let reset_key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &settings.reset_secret);
     let mut endpoint = EndpointConfig::new(Arc::new(reset_key));
     endpoint.cid_generator(|| Box::new(RandomIds));
-    Endpoint::new(endpoint, Some(server_config(tls)?), socket, Arc::new(quinn::TokioRuntime))
+    let config = server_config(tls)?;
+    Port::new(socket)
+        .and_then(|port| {
+            Endpoint::new_with_abstract_socket(endpoint, Some(config), port, Arc::new(quinn::TokioRuntime))
+        })
         .map_err(|source| EndpointError::Socket { address, source })
 }
 

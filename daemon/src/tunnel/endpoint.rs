@@ -4,6 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
+use portlatch_carrier::port::Port;
 use quinn::{Endpoint, EndpointConfig, TokioRuntime};
 use rustix::net::sockopt;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -17,7 +18,8 @@ pub(crate) fn open() -> io::Result<Endpoint> {
     let dual_stack = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
     let only_v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
     let socket = socket(dual_stack).or_else(|_| socket(only_v4))?;
-    Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime))
+    let port = Port::new(socket)?;
+    Endpoint::new_with_abstract_socket(EndpointConfig::default(), None, port, Arc::new(TokioRuntime))
 }
 
 fn socket(address: SocketAddr) -> io::Result<UdpSocket> {
