@@ -53,6 +53,14 @@ impl Resource {
     pub fn has_port(&self, port: u16) -> bool {
         self.ports.iter().any(|range| range.contains(port))
     }
+
+    /// The port, where there is only one.
+    pub fn only_port(&self) -> Option<u16> {
+        match self.ports[..] {
+            [only] if only.first() == only.last() => Some(only.first()),
+            _ => None,
+        }
+    }
 }
 
 /// How a program waits while a tap is needed (design section 4).
