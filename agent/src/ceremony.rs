@@ -73,8 +73,8 @@ impl ClientData {
         Self::build("webauthn.get", challenge, cluster, None)
     }
 
-    /// For the assertion that opens a port: it commits to what the prompt shows.
-    pub(crate) fn for_open(challenge: &[u8], cluster: &Hostname, context: &ClientDataContext) -> Self {
+    /// For the assertion at a prompt: it commits to what the prompt shows.
+    pub(crate) fn for_purpose(challenge: &[u8], cluster: &Hostname, context: &ClientDataContext) -> Self {
         Self::build("webauthn.get", challenge, cluster, Some(context))
     }
 
@@ -111,7 +111,8 @@ mod tests {
             port: 5432,
             login: "0af3".parse().unwrap(),
         };
-        let data = ClientData::for_open(&[0xfb, 0xff, 0xfe], &"Proxy.Example.com".parse().unwrap(), &context);
+        let data =
+            ClientData::for_purpose(&[0xfb, 0xff, 0xfe], &"Proxy.Example.com".parse().unwrap(), &context);
         assert_eq!(
             text(&data),
             r#"{"type":"webauthn.get","challenge":"-__-","origin":"portlatch-agent://proxy.example.com","crossOrigin":false,"portlatch":{"purpose":"open","resource":"db/billing-db","port":5432,"login":"0af3"}}"#

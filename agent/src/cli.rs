@@ -8,9 +8,10 @@ use portlatch_protocol::names::UserName;
 use portlatch_protocol::tls::CaPin;
 
 use crate::address::{ClusterAddress, split_port};
-use crate::commands;
+use crate::commands::{self, unless_stopped};
 use crate::failure::Failure;
 use crate::files::Files;
+use crate::mfa_mode::MfaMode;
 use crate::terminal;
 
 /// The version and what was built in.
@@ -41,7 +42,7 @@ enum Command {
     Status(Output),
     /// List what you may reach
     Ls(Output),
-    /// Show prompts as they come; Enter taps a software key, d and Enter denies
+    /// Show prompts as they come, and answer them: codes, deny, block, lift, resume
     Watch,
     /// Tap for a port before a program connects to it
     Tap(Tap),
@@ -70,6 +71,9 @@ pub(crate) struct Login {
     /// Read the password from the first line of standard input
     #[arg(long)]
     pub(crate) password_stdin: bool,
+    /// How you want to prove presence, where the policy leaves a choice; kept with the login
+    #[arg(long, value_name = "MODE")]
+    pub(crate) mfa_mode: Option<MfaMode>,
     /// Use a software key instead of a USB key: for tests and demos only
     #[cfg(feature = "software-key")]
     #[arg(long, value_name = "MODE")]
@@ -79,6 +83,9 @@ pub(crate) struct Login {
 /// `portlatch agent`.
 #[derive(Debug, Args)]
 pub(crate) struct Agent {
+    /// How to prove presence, instead of as the login says
+    #[arg(long, value_name = "MODE")]
+    pub(crate) mfa_mode: Option<MfaMode>,
     /// Use a software key instead of a USB key: for tests and demos only
     #[cfg(feature = "software-key")]
     #[arg(long, value_name = "MODE")]
@@ -99,6 +106,9 @@ pub(crate) struct Tap {
     /// `HOST[:PORT]`; the port may be left out where the resource has only one
     #[arg(value_name = "HOST[:PORT]")]
     pub(crate) target: String,
+    /// How to prove presence, instead of as the login says
+    #[arg(long, value_name = "MODE")]
+    pub(crate) mfa_mode: Option<MfaMode>,
 }
 
 /// Runs the command that the arguments name.
@@ -115,7 +125,7 @@ pub(crate) fn run() -> ExitCode {
     log.with_ansi(terminal::is_coloured(&std::io::stderr())).init();
     match start(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure @ Failure::Unread) => failure.exit_code(),
+        Err(failure @ (Failure::Unread | Failure::Stopped(_))) => failure.exit_code(),
         Err(failure) => {
             terminal::complain(&format!("portlatch: {failure}"));
             failure.exit_code()
@@ -144,11 +154,11 @@ fn start(command: Command) -> Result<(), Failure> {
             Command::Agent(agent) => commands::agent(&agent, files, clock).await,
             Command::Status(output) => commands::status(&output, &files, &clock).await,
             Command::Ls(output) => commands::ls(&output, &files, &clock).await,
-            Command::Watch => commands::watch(&files).await,
+            Command::Watch => unless_stopped(commands::watch(&files)).await,
             Command::Tap(tap) => {
                 let (host, port) =
                     split_port(&tap.target).map_err(|error| Failure::Usage(error.to_string()))?;
-                commands::tap(&files, &host, port).await
+                unless_stopped(commands::tap(&files, &host, port, tap.mfa_mode)).await
             }
             Command::Logout => commands::logout(&files, &clock).await,
         }

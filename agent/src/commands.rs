@@ -1,8 +1,10 @@
 //! The commands, one file each; what several of them need stands here.
 
+use std::io;
 use std::time::Duration;
 
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
 use crate::failure::Failure;
@@ -14,6 +16,7 @@ use crate::service::Enter;
 use crate::terminal;
 
 mod agent;
+mod asking;
 mod login;
 mod logout;
 mod ls;
@@ -29,6 +32,34 @@ pub(crate) use ls::ls;
 pub(crate) use status::status;
 pub(crate) use tap::tap;
 pub(crate) use watch::watch;
+
+/// Ends when the person or the system ends this command, with the signal that said so.
+///
+/// # Errors
+/// If signals cannot be heard.
+pub(crate) fn told_to_stop() -> io::Result<impl Future<Output = SignalKind>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => SignalKind::interrupt(),
+            _ = terminate.recv() => SignalKind::terminate(),
+            _ = hangup.recv() => SignalKind::hangup(),
+        }
+    })
+}
+
+/// Runs a command until it ends or is told to stop; either way it leaves the terminal as it was.
+pub(crate) async fn unless_stopped(
+    command: impl Future<Output = Result<(), Failure>>,
+) -> Result<(), Failure> {
+    let stop = told_to_stop()?;
+    tokio::select! {
+        done = command => done,
+        signal = stop => Err(Failure::Stopped(signal)),
+    }
+}
 
 /// How long the agent has to answer what it need not wait for.
 const AGENT_TIME: Duration = Duration::from_secs(5);

@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use http::{Method, StatusCode};
 use portlatch_clock::Clock;
 use portlatch_protocol::api::ceremony::{CeremonyOutcome, CeremonyRequest, PresenceProof};
 use portlatch_protocol::api::{
-    AccessAnswer, AccessRequest, CATALOGUE_WAIT, Catalogue, Ceremony, IssuedGrant, LoginAnswer,
-    LoginChallenge, LoginGranted, LoginRequest, TunnelCertificate, TunnelRequest,
+    AccessAnswer, AccessRequest, CATALOGUE_WAIT, Catalogue, Ceremony, LoginAnswer, LoginChallenge,
+    LoginGranted, LoginRequest, TunnelCertificate, TunnelRequest,
 };
 use portlatch_protocol::names::Id;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
 
 use crate::address::ClusterAddress;
 use crate::login::Login;
@@ -83,7 +85,7 @@ impl Control {
 
     /// Ends the login itself.
     pub(crate) async fn logout(&self) -> Result<(), ApiError> {
-        let answer = self.exchange.ask(Method::POST, "/v1/logout", Vec::new(), GOODBYE_TIME).await?;
+        let answer = self.exchange.ask(Method::POST, "/v1/logout", Bytes::new(), GOODBYE_TIME).await?;
         nothing(&answer)
     }
 
@@ -98,7 +100,7 @@ impl Control {
             Some(revision) => format!("/v1/catalogue?after={revision}"),
             None => "/v1/catalogue".to_owned(),
         };
-        let answer = self.exchange.ask(Method::GET, &path, Vec::new(), CATALOGUE_TIME).await?;
+        let answer = self.exchange.ask(Method::GET, &path, Bytes::new(), CATALOGUE_TIME).await?;
         match answer.status {
             StatusCode::NO_CONTENT => Ok(None),
             _ => parsed(&answer).map(Some),
@@ -115,29 +117,19 @@ impl Control {
         self.post("/v1/ceremonies", request).await
     }
 
-    /// Answers the challenge of an open.
-    pub(crate) async fn finish_open(&self, id: &Id, proof: &PresenceProof) -> Result<IssuedGrant, ApiError> {
-        match self.finish_ceremony(id, proof).await? {
-            CeremonyOutcome::Granted(grant) => Ok(grant),
-            CeremonyOutcome::Remembered { .. }
-            | CeremonyOutcome::EnrolKey { .. }
-            | CeremonyOutcome::EnrolApp { .. }
-            | CeremonyOutcome::RecoveryCodes { .. }
-            | CeremonyOutcome::Done => {
-                Err(ApiError::BadAnswer(serde::de::Error::custom("an open ended without a grant")))
-            }
-        }
-    }
-
     /// Answers a challenge.
-    async fn finish_ceremony(&self, id: &Id, proof: &PresenceProof) -> Result<CeremonyOutcome, ApiError> {
+    pub(crate) async fn finish_ceremony(
+        &self,
+        id: &Id,
+        proof: &PresenceProof,
+    ) -> Result<CeremonyOutcome, ApiError> {
         self.post(&format!("/v1/ceremonies/{id}"), proof).await
     }
 
     /// Calls a challenge off.
     pub(crate) async fn cancel_ceremony(&self, id: &Id) -> Result<(), ApiError> {
         let path = format!("/v1/ceremonies/{id}");
-        nothing(&self.exchange.ask(Method::DELETE, &path, Vec::new(), GOODBYE_TIME).await?)
+        nothing(&self.exchange.ask(Method::DELETE, &path, Bytes::new(), GOODBYE_TIME).await?)
     }
 
     async fn post<A: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<A, ApiError> {
@@ -150,8 +142,9 @@ impl Control {
         body: &impl Serialize,
         time: Duration,
     ) -> Result<A, ApiError> {
-        let body = serde_json::to_vec(body).expect("a request of ours is JSON");
-        parsed(&self.exchange.ask(Method::POST, path, body, time).await?)
+        // It may hold a password or a code.
+        let body = Zeroizing::new(serde_json::to_vec(body).expect("a request of ours is JSON"));
+        parsed(&self.exchange.ask(Method::POST, path, Bytes::from_owner(body), time).await?)
     }
 }
 

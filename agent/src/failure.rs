@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use tokio::signal::unix::SignalKind;
+
 use crate::control::ApiError;
 use crate::files::FilesError;
 use crate::keys::KeyError;
@@ -20,6 +22,9 @@ pub(crate) enum Failure {
     /// Whoever read the output has gone, as `head` does: nobody is left to tell.
     #[error("nobody reads the output any more")]
     Unread,
+    /// The person or the system ended it.
+    #[error("stopped")]
+    Stopped(SignalKind),
     /// Somebody said no: the policy, an administrator, or the user.
     #[error("{0}")]
     Denied(String),
@@ -37,6 +42,8 @@ impl Failure {
             Self::Failed(_) | Self::Unread => ExitCode::from(1),
             Self::Usage(_) => ExitCode::from(2),
             Self::Denied(_) => ExitCode::from(3),
+            // As shells count them.
+            Self::Stopped(signal) => ExitCode::from(u8::try_from(128 + signal.as_raw_value()).unwrap_or(1)),
         }
     }
 }

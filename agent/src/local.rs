@@ -6,19 +6,23 @@ use std::path::Path;
 use std::time::Duration;
 
 use portlatch_protocol::api::Catalogue;
+use portlatch_protocol::api::ceremony::{CeremonyOutcome, DeviceChange, ExecTarget};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use zeroize::Zeroizing;
 
+use crate::code::Code;
 use crate::daemon::is_nobody_there;
-use crate::prompt::{PromptView, Waiting};
+use crate::mfa_mode::MfaMode;
+use crate::prompt::Prompt;
 use crate::safe_text::plain;
 use crate::status::StatusReport;
 
-/// Longest line of a command.
-pub(crate) const MAX_REQUEST: u64 = 4 * 1024;
+/// Longest line of a command: an exec on as many resources as there may be fits.
+pub(crate) const MAX_REQUEST: u64 = 32 * 1024;
 /// Longest line of the agent: a catalogue of 4,096 resources fits.
 pub(crate) const MAX_ANSWER: u64 = 16 * 1024 * 1024;
 /// How long the other end has to take a line.
@@ -32,15 +36,11 @@ pub(crate) enum Want {
     Status,
     /// [`Tell::Catalogue`].
     Catalogue,
-    /// Everything that a person should see, until the command goes: [`Tell::Prompt`], [`Tell::Closed`], [`Tell::Note`].
+    /// Everything that a person should see, until the command goes: [`Tell::Prompt`], [`Tell::Closed`], [`Tell::Note`],
+    /// [`Tell::SignIn`].
     Watch,
-    /// On a watching connection: no to this prompt.
-    Deny {
-        /// The prompt.
-        id: u64,
-    },
-    /// On a watching connection: Enter was pressed.
-    Enter,
+    /// On a watching connection: what its person says.
+    Say(Say),
     /// The ceremony beforehand; [`Tell::Note`]s and [`Tell::Prompt`]s until [`Tell::Tapped`] or [`Tell::Failed`].
     Tap {
         /// A host name, or the name of a resource.
@@ -49,6 +49,33 @@ pub(crate) enum Want {
         port: Option<u16>,
         /// The asking command's process.
         pid: u32,
+        /// How to prove presence, if not as the login says.
+        #[serde(default)]
+        mode: Option<MfaMode>,
+    },
+    /// One ceremony for one command on several resources, likewise.
+    Exec {
+        /// The ports.
+        targets: Vec<ExecTarget>,
+        /// What is run, for the prompt.
+        command: String,
+        /// The asking command's process.
+        pid: u32,
+        /// How to prove presence, if not as the login says.
+        #[serde(default)]
+        mode: Option<MfaMode>,
+    },
+    /// A ceremony for a change of the user's own keys and apps; the same until [`Tell::Changed`] or [`Tell::Failed`].
+    Devices {
+        /// The change.
+        change: DeviceChange,
+        /// What a person calls it.
+        title: String,
+        /// The asking command's process.
+        pid: u32,
+        /// How to prove presence, if not as the login says.
+        #[serde(default)]
+        mode: Option<MfaMode>,
     },
     /// There is another login now, or none; [`Tell::Done`].
     LoginChanged,
@@ -56,8 +83,42 @@ pub(crate) enum Want {
     Logout,
 }
 
+/// What a person says at a prompt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "say")]
+pub(crate) enum Say {
+    /// Enter, which taps a software key.
+    Enter,
+    /// No to this prompt.
+    Deny {
+        /// The prompt.
+        id: u64,
+    },
+    /// No, and nothing more of this program.
+    Block {
+        /// The prompt.
+        id: u64,
+    },
+    /// A code.
+    Code {
+        /// The prompt.
+        id: u64,
+        /// It.
+        code: Code,
+    },
+    /// What keeps prompts away?
+    List,
+    /// Take away what keeps prompts away.
+    Lift {
+        /// Its number.
+        number: u64,
+    },
+    /// Prompts are wanted again.
+    Resume,
+}
+
 /// What the agent tells.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "tell")]
 pub(crate) enum Tell {
     /// How things are.
@@ -73,9 +134,7 @@ pub(crate) enum Tell {
     /// A prompt is open, or has changed.
     Prompt {
         /// It.
-        prompt: PromptView,
-        /// Whether a program waits.
-        waiting: Waiting,
+        prompt: Prompt,
     },
     /// A prompt has closed.
     Closed {
@@ -89,12 +148,22 @@ pub(crate) enum Tell {
         /// The line.
         text: String,
     },
+    /// Somebody wanted a connection, and there is no login for it.
+    SignIn {
+        /// What was wanted, and what to do.
+        text: String,
+    },
     /// The grant is there.
     Tapped {
         /// What was opened.
         text: String,
         /// How long it serves.
         seconds: u64,
+    },
+    /// The keys or apps are changed, or their change goes on.
+    Changed {
+        /// What came of the ceremony.
+        outcome: CeremonyOutcome,
     },
     /// It is done.
     Done {
@@ -148,7 +217,8 @@ pub(crate) struct Line {
 #[derive(Debug)]
 pub(crate) struct LineReader {
     half: BufReader<OwnedReadHalf>,
-    partial: Vec<u8>,
+    /// It may hold a code.
+    partial: Zeroizing<Vec<u8>>,
     limit: u64,
 }
 
@@ -179,7 +249,7 @@ impl Line {
 
     fn over(stream: UnixStream, limit: u64) -> Self {
         let (read, write) = stream.into_split();
-        let reader = LineReader { half: BufReader::new(read), partial: Vec::new(), limit };
+        let reader = LineReader { half: BufReader::new(read), partial: Zeroizing::default(), limit };
         Self { reader, writer: LineWriter(write) }
     }
 }
@@ -212,7 +282,7 @@ impl LineWriter {
     /// # Errors
     /// [`LocalError::Silent`] if the other end does not take it, [`LocalError::Io`] if it is gone.
     pub(crate) async fn send(&mut self, value: &impl Serialize) -> Result<(), LocalError> {
-        let mut line = serde_json::to_vec(value).expect("a message of ours is JSON");
+        let mut line = Zeroizing::new(serde_json::to_vec(value).expect("a message of ours is JSON"));
         line.push(b'\n');
         let written = tokio::time::timeout(WRITE_TIME, self.0.write_all(&line)).await;
         Ok(written.map_err(|_| LocalError::Silent)??)
@@ -231,7 +301,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_sent_arrives() {
         let (mut command, mut agent) = pair();
-        let want = Want::Tap { host: "billing-db.corp.internal".into(), port: None, pid: 7 };
+        let want = Want::Tap { host: "billing-db.corp.internal".into(), port: None, pid: 7, mode: None };
         command.writer.send(&want).await.unwrap();
         assert_eq!(agent.reader.next().await.unwrap(), Some(want));
         drop(command);
@@ -241,7 +311,7 @@ mod tests {
     #[tokio::test]
     async fn a_line_without_end_is_not_kept() {
         let (mut command, mut agent) = pair();
-        let flood = Want::Tap { host: "x".repeat(8 * 1024), port: None, pid: 7 };
+        let flood = Want::Tap { host: "x".repeat(64 * 1024), port: None, pid: 7, mode: None };
         command.writer.send(&flood).await.unwrap();
         assert!(matches!(agent.reader.next::<Want>().await, Err(LocalError::NotUnderstood)));
     }

@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::address::ClusterAddress;
 use crate::files::{Files, FilesError};
+use crate::mfa_mode::MfaMode;
 
 const LOGIN: &str = "login.json";
 const KEY: &str = "login.key";
@@ -35,6 +36,9 @@ pub(crate) struct LoginFile {
     pub(crate) device: DeviceName,
     /// When it ends, seconds since 1970 by this machine's clock.
     pub(crate) expires: i64,
+    /// How the user wants to prove presence.
+    #[serde(default)]
+    pub(crate) mfa_mode: MfaMode,
 }
 
 /// The cluster that was trusted last.
@@ -106,6 +110,7 @@ pub(crate) fn save(
     address: &ClusterAddress,
     granted: &GrantedCertificates,
     key_pem: &Zeroizing<String>,
+    mfa_mode: MfaMode,
     clock: &Clock,
 ) -> Result<LoginFile, FilesError> {
     let LoginGranted { user, login, device, expires_in, .. } = granted.granted.clone();
@@ -117,6 +122,7 @@ pub(crate) fn save(
         login,
         device,
         expires: clock.time_of_day().after(lasts).seconds(),
+        mfa_mode,
     };
     let cluster = ClusterFile { cluster: address.host.clone(), port: address.port, user };
     files.remove(LOGIN)?;
@@ -206,7 +212,7 @@ mod tests {
         let granted = granted(&key);
         let address = "proxy.example.com:8443".parse().unwrap();
         let pem = Zeroizing::new(key.serialize_pem());
-        (save(files, &address, &granted, &pem, &Clock::movable().0).unwrap(), granted)
+        (save(files, &address, &granted, &pem, MfaMode::Otp, &Clock::movable().0).unwrap(), granted)
     }
 
     #[test]

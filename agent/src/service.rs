@@ -15,7 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portlatch_clock::{BootTime, Clock};
-use portlatch_protocol::api::{Catalogue, IssuedGrant};
+use portlatch_protocol::api::Catalogue;
+use portlatch_protocol::api::ceremony::CeremonyOutcome;
 use portlatch_protocol::attach::ToDaemon;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -26,6 +27,7 @@ use crate::files::Files;
 use crate::identify::Program;
 use crate::keys::Key;
 use crate::local::Tell;
+use crate::mfa_mode::MfaMode;
 use crate::safe_text::sentence;
 use crate::status::{Refusals, StatusReport};
 
@@ -36,6 +38,7 @@ mod people;
 mod prompting;
 mod server;
 mod tapping;
+mod wishes;
 mod work;
 
 use access::Request;
@@ -71,6 +74,19 @@ pub(crate) struct Parts {
     pub(crate) key: Key,
     /// What Enter does.
     pub(crate) enter: Enter,
+    /// How to prove presence, if not as the login says.
+    pub(crate) mode: Option<MfaMode>,
+    /// Whether people see what the agent itself writes.
+    pub(crate) terminal: Terminal,
+}
+
+/// Whether people see what the agent itself writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Terminal {
+    /// On a terminal.
+    Seen,
+    /// To a log or nowhere.
+    Unseen,
 }
 
 /// The service's state.
@@ -85,13 +101,20 @@ pub(crate) struct Service {
     requests: HashMap<RequestId, Request>,
     broker: Broker,
     prompt: Option<OpenPrompt>,
-    /// The grant that the prompt which is just closing brought.
-    fresh_grant: Option<IssuedGrant>,
+    /// What the prompt which is just closing brought.
+    outcome: Option<CeremonyOutcome>,
+    /// Taps so far: whoever waited while there was one may be served by it.
+    taps: u64,
+    /// How to prove presence, if not as the login says.
+    mode: Option<MfaMode>,
     refusals: Refusals,
     /// Whose sockets the last requests' were, for refusals that follow.
     programs: VecDeque<(u64, Program)>,
     status_wanted: Vec<(oneshot::Sender<StatusReport>, BootTime)>,
     people: broadcast::Sender<Tell>,
+    terminal: Terminal,
+    /// Those of the agent's own that hear what people are told.
+    own_ears: usize,
     tap_events: mpsc::Sender<(RequestId, TapEvent)>,
     tasks: JoinSet<Done>,
     counter: u64,
@@ -118,6 +141,8 @@ enum Trouble {
     Attach,
     /// Control.
     Control,
+    /// Prompts that nobody sees.
+    Unseen,
 }
 
 /// How others speak to the service.
@@ -134,7 +159,7 @@ impl Service {
         let (link_events, links) = mpsc::channel(EVENTS);
         let (tap_events, taps) = mpsc::channel(EVENTS);
         let link = Link { socket: socket_path(), events: link_events };
-        let Parts { files, clock, key, enter } = parts;
+        let Parts { files, clock, key, enter, mode, terminal } = parts;
         let service = Self {
             files,
             clock,
@@ -146,11 +171,15 @@ impl Service {
             requests: HashMap::new(),
             broker: Broker::default(),
             prompt: None,
-            fresh_grant: None,
+            outcome: None,
+            taps: 0,
+            mode,
             refusals: Refusals::default(),
             programs: VecDeque::new(),
             status_wanted: Vec::new(),
             people: broadcast::channel(TELLS).0,
+            terminal,
+            own_ears: 0,
             tap_events,
             tasks: JoinSet::new(),
             counter: 0,
@@ -160,9 +189,16 @@ impl Service {
         (service, Inbox { commands: command_inbox, links, taps, link }, Handle { commands })
     }
 
-    /// What the service says to people.
-    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Tell> {
+    /// What the service says to people, for the agent's own front-ends.
+    pub(crate) fn subscribe(&mut self) -> broadcast::Receiver<Tell> {
+        self.own_ears += 1;
         self.people.subscribe()
+    }
+
+    /// How many front-ends there are on which a person can see prompts.
+    fn eyes(&self) -> usize {
+        let watching = self.people.receiver_count().saturating_sub(self.own_ears);
+        watching + usize::from(self.terminal == Terminal::Seen)
     }
 
     /// Serves for ever; whoever runs it drops it to end it.
@@ -197,15 +233,15 @@ impl Service {
     }
 
     fn next_deadline(&self) -> Option<BootTime> {
-        let requests = self.requests.values().filter_map(|request| request.give_up_at);
+        let requests = self.next_give_up();
         let status = self.status_wanted.iter().map(|(_, deadline)| *deadline);
         let others = [self.broker.poll_timeout(), self.login.attach_after];
-        requests.chain(status).chain(others.into_iter().flatten()).min()
+        requests.into_iter().chain(status).chain(others.into_iter().flatten()).min()
     }
 
     fn handle_tick(&mut self) {
         self.handle_login_files();
-        self.drop_deserted_taps();
+        self.drop_deserted();
         self.ticks += 1;
         if self.ticks.is_multiple_of(QUIET_TICKS) {
             self.greet_daemon();

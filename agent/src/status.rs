@@ -187,6 +187,7 @@ mod tests {
             login: "0a".parse().unwrap(),
             device: "laptop".parse().unwrap(),
             expires: 1_800_000_000,
+            mfa_mode: Default::default(),
         };
         let program = Program { name: "psql".into(), pid: 4242 };
         let grant = HeldGrant {

@@ -1,18 +1,28 @@
-//! The person's terminal: lines in, lines out, a password without echo.
+//! The person's terminal: lines in, lines out, a password without echo, and the last rows drawn in place.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
-use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetpgrp, tcgetwinsize, tcsetattr};
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
 use crate::failure::Failure;
 use crate::safe_text::plain;
 
+mod editor;
+mod keyboard;
+mod region;
+
+pub(crate) use keyboard::{Keyboard, Typed};
+pub(crate) use region::Region;
+
 /// Longest line that is read from a person or a script.
 const MAX_LINE: u64 = 4 * 1024;
 /// Lines that were typed ahead.
 const TYPED_AHEAD: usize = 8;
+/// ECMA-48, SGR.
+const BOLD: &str = "\u{1b}[1m";
+const PLAIN: &str = "\u{1b}[0m";
 
 /// Writes one line to standard output.
 ///
@@ -29,13 +39,29 @@ pub(crate) fn complain(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
-/// Writes a line in place of the last one that this wrote; only sensible on a terminal.
+/// Draws these lines in place of those that the region has, so that they stand out where colours are wanted; only
+/// sensible on a terminal.
 ///
 /// # Errors
 /// If nobody reads it any more.
-pub(crate) fn say_in_place(line: &str) -> io::Result<()> {
+pub(crate) fn draw(region: &mut Region, lines: &[&str]) -> io::Result<()> {
+    let columns = tcgetwinsize(io::stdout()).map_or(0, |size| usize::from(size.ws_col));
+    let columns = if columns == 0 { region::DEFAULT_COLUMNS } else { columns };
+    let emphasis = if is_coloured(&io::stdout()) { (BOLD, PLAIN) } else { ("", "") };
+    write_out(&region.drawn(lines, columns, emphasis))
+}
+
+/// Takes away what the region has; the next line stands in its place.
+///
+/// # Errors
+/// If nobody reads it any more.
+pub(crate) fn clear(region: &mut Region) -> io::Result<()> {
+    write_out(&region.cleared())
+}
+
+fn write_out(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    write!(out, "\r\u{1b}[K{line}")?;
+    out.write_all(text.as_bytes())?;
     out.flush()
 }
 
@@ -47,7 +73,7 @@ pub(crate) fn is_seen() -> bool {
 /// `text` so that it stands out, where colours are wanted (`NO_COLOR`).
 pub(crate) fn emphasised(text: &str) -> String {
     match is_coloured(&io::stdout()) {
-        true => format!("\u{1b}[1m{text}\u{1b}[0m"),
+        true => format!("{BOLD}{text}{PLAIN}"),
         false => text.to_owned(),
     }
 }

@@ -1,5 +1,6 @@
 //! The broker, driven by moving the time; and any order of events at all.
 
+use super::rests::StandingKind;
 use super::*;
 use proptest::prelude::*;
 
@@ -7,12 +8,41 @@ fn at(seconds: u64) -> BootTime {
     BootTime::since_boot(Duration::from_secs(1_000 + seconds))
 }
 
-fn subject(port: u16) -> Subject {
-    Subject { resource: "db/billing-db".parse().unwrap(), port }
+/// psql's wish for a resource of its own.
+fn subject(number: u16) -> Wish {
+    wish(&format!("db-{number}"), 5432, "psql")
 }
 
+fn wish(name: &str, port: u16, program: &str) -> Wish {
+    let resource = format!("db/{name}").parse().unwrap();
+    Wish { subject: Subject::Port { resource, port }, program: Some(program.to_owned()) }
+}
+
+fn exec(name: &str) -> Wish {
+    let target = ExecTarget { resource: format!("db/{name}").parse().unwrap(), port: 5432 };
+    Wish { subject: Subject::Exec(vec![target]), program: Some("portlatch exec".to_owned()) }
+}
+
+/// What the broker wants done, but for what it announces.
 fn commands(broker: &mut Broker) -> Vec<Command> {
-    std::iter::from_fn(|| broker.poll_command()).collect()
+    let all = std::iter::from_fn(|| broker.poll_command());
+    all.filter(|command| !matches!(command, Command::Announce(_))).collect()
+}
+
+/// What the broker announces.
+fn announced(broker: &mut Broker) -> Vec<String> {
+    let all = std::iter::from_fn(|| broker.poll_command());
+    all.filter_map(|command| match command {
+        Command::Announce(standing) => Some(standing.line()),
+        Command::Open(_) | Command::End(..) => None,
+    })
+    .collect()
+}
+
+/// Opens a prompt and has it denied.
+fn deny(broker: &mut Broker, id: u64, wish: Wish, now: u64) {
+    broker.handle_request(RequestId(id), wish, at(now));
+    broker.handle_denied(RequestId(id), Denial::Once, at(now));
 }
 
 const fn refused(id: u64, reason: RefusalReason) -> Command {
@@ -43,7 +73,7 @@ fn a_prompt_has_sixty_seconds_from_its_opening() {
     let mut broker = Broker::default();
     broker.handle_request(RequestId(1), subject(1), at(0));
     broker.handle_request(RequestId(2), subject(2), at(0));
-    broker.handle_denied(RequestId(1), at(50));
+    broker.handle_denied(RequestId(1), Denial::Once, at(50));
     commands(&mut broker);
     assert_eq!(broker.poll_timeout(), Some(at(110)));
     broker.handle_timeout(at(109));
@@ -86,7 +116,7 @@ fn a_denial_rests_longer_each_time() {
     let (mut broker, mut now) = (Broker::default(), 0);
     for rest in [30, 120, 600, 600] {
         broker.handle_request(RequestId(now), subject(1), at(now));
-        broker.handle_denied(RequestId(now), at(now));
+        broker.handle_denied(RequestId(now), Denial::Once, at(now));
         broker.handle_request(RequestId(now + 1), subject(1), at(now + rest - 1));
         assert_eq!(
             commands(&mut broker),
@@ -94,20 +124,217 @@ fn a_denial_rests_longer_each_time() {
         );
         now += rest;
     }
-    broker.handle_request(RequestId(9), subject(2), at(now));
-    assert_eq!(commands(&mut broker), [opened(9)], "another port does not rest");
+}
+
+#[test]
+fn a_prompt_that_was_ignored_rests_as_well_and_longer_the_second_time() {
+    let (mut broker, mut now) = (Broker::default(), 0);
+    for rest in [15, 60, 60] {
+        broker.handle_request(RequestId(now), subject(1), at(now));
+        broker.handle_timeout(at(now + 60));
+        broker.handle_request(RequestId(now + 1), subject(1), at(now + 60 + rest - 1));
+        assert_eq!(
+            commands(&mut broker),
+            [opened(now), refused(now, RefusalReason::TimedOut), refused(now + 1, RefusalReason::CoolDown)]
+        );
+        now += 60 + rest;
+    }
+    broker.handle_request(RequestId(now), subject(1), at(now));
+    assert_eq!(commands(&mut broker), [opened(now)]);
+}
+
+#[test]
+fn a_rest_is_one_program_s_at_one_resource_whatever_the_port() {
+    let mut broker = Broker::default();
+    deny(&mut broker, 1, wish("billing-db", 5432, "psql"), 0);
+    let resting = Some(Objection::Resting(Duration::from_secs(29)));
+    assert_eq!(broker.objection(&wish("billing-db", 6432, "psql"), at(1)), resting);
+    assert_eq!(broker.objection(&wish("users-db", 5432, "psql"), at(1)), None);
+    assert_eq!(broker.objection(&wish("billing-db", 5432, "pg_dump"), at(1)), None);
+}
+
+#[test]
+fn a_denial_reaches_what_the_program_waits_for_at_the_same_resource() {
+    let mut broker = Broker::default();
+    broker.handle_request(RequestId(1), wish("billing-db", 5432, "psql"), at(0));
+    broker.handle_request(RequestId(2), wish("billing-db", 6432, "psql"), at(0));
+    broker.handle_request(RequestId(3), wish("billing-db", 5432, "pg_dump"), at(0));
+    broker.handle_request(RequestId(4), wish("billing-db", 6432, "pg_dump"), at(0));
+    broker.handle_denied(RequestId(1), Denial::Once, at(1));
+    let denied = |id| refused(id, RefusalReason::Denied);
+    assert_eq!(commands(&mut broker), [opened(1), denied(1), denied(2), denied(3), opened(4)]);
+}
+
+#[test]
+fn a_blocked_program_gets_no_prompt_anywhere_until_it_is_let_go() {
+    let mut broker = Broker::default();
+    broker.handle_request(RequestId(1), wish("billing-db", 5432, "miner"), at(0));
+    broker.handle_request(RequestId(2), wish("users-db", 5432, "miner"), at(0));
+    broker.handle_denied(RequestId(1), Denial::Block, at(0));
+    assert_eq!(
+        commands(&mut broker),
+        [opened(1), refused(1, RefusalReason::Denied), refused(2, RefusalReason::Denied)]
+    );
+    assert_eq!(broker.objection(&wish("users-db", 5432, "miner"), at(100_000)), Some(Objection::Blocked));
+    assert_eq!(broker.objection(&wish("billing-db", 5432, "psql"), at(0)), None);
+    let lines: Vec<String> = broker.standings(at(100_000)).iter().map(Standing::line).collect();
+    assert_eq!(lines, ["miner is blocked (lift 2)"]);
+    assert!(broker.lift(2, at(100_000)).is_some());
+    assert_eq!(broker.objection(&wish("users-db", 5432, "miner"), at(100_000)), None);
+}
+
+#[test]
+fn programs_that_were_not_found_are_blocked_at_one_place_alone() {
+    let mut broker = Broker::default();
+    let unknown = |name| Wish { program: None, ..wish(name, 5432, "") };
+    broker.handle_request(RequestId(1), unknown("billing-db"), at(0));
+    broker.handle_denied(RequestId(1), Denial::Block, at(0));
+    assert_eq!(broker.objection(&unknown("billing-db"), at(60)), Some(Objection::Blocked));
+    assert_eq!(broker.objection(&unknown("users-db"), at(60)), None);
+}
+
+#[test]
+fn what_rests_can_be_let_go() {
+    let mut broker = Broker::default();
+    deny(&mut broker, 1, subject(1), 0);
+    assert_eq!(announced(&mut broker), ["db-1 for psql rests for 30 s (lift 1)"]);
+    assert_eq!(broker.lift(7, at(1)), None);
+    assert!(broker.lift(1, at(1)).is_some());
+    assert_eq!(broker.objection(&subject(1), at(1)), None);
+    assert_eq!(broker.lift(1, at(1)), None);
+}
+
+/// C: a storm of reconnects, ten a second for a minute, makes no more prompts than the limit.
+#[test]
+fn a_storm_of_reconnects_makes_few_prompts() {
+    for programs in [1, 1000] {
+        let (mut broker, mut prompts, mut refusals) = (Broker::default(), 0, 0);
+        for tenth in 0..600_u64 {
+            let now = BootTime::since_boot(Duration::from_millis(1_000_000 + tenth * 100));
+            let id = RequestId(tenth);
+            // A program may call itself differently each time.
+            let name = format!("miner-{}", tenth % programs);
+            broker.handle_request(id, wish("billing-db", 5432, &name), now);
+            for command in commands(&mut broker) {
+                match command {
+                    Command::Open(id) => {
+                        prompts += 1;
+                        broker.handle_denied(id, Denial::Once, now);
+                    }
+                    Command::End(_, ending) => {
+                        refusals += 1;
+                        assert_ne!(ending, Ending::Granted);
+                    }
+                    Command::Announce(_) => {}
+                }
+            }
+        }
+        refusals += commands(&mut broker).len();
+        assert!((1..=6).contains(&prompts), "{prompts} prompts for {programs} programs");
+        assert_eq!(refusals, 600);
+    }
+}
+
+#[test]
+fn after_six_prompts_without_a_tap_there_are_none_until_the_user_resumes() {
+    let mut broker = Broker::default();
+    for id in 1..=6 {
+        deny(&mut broker, id, subject(u16::try_from(id).unwrap()), id);
+    }
+    announced(&mut broker);
+    broker.handle_request(RequestId(7), subject(7), at(8));
+    assert_eq!(
+        std::iter::from_fn(|| broker.poll_command())
+            .map(|command| format!("{command:?}"))
+            .collect::<Vec<_>>(),
+        [
+            "End(RequestId(7), Refused(CoolDown))".to_owned(),
+            "Announce(Standing { number: 7, kind: Pause })".to_owned()
+        ]
+    );
+    assert_eq!(
+        broker.objection(&subject(8), at(100_000)),
+        Some(Objection::Paused),
+        "time alone ends no pause"
+    );
+    assert!(broker.resume());
+    broker.handle_request(RequestId(8), subject(8), at(100_000));
+    assert_eq!(commands(&mut broker), [opened(8)]);
+    assert!(!broker.resume());
+}
+
+#[test]
+fn taps_do_not_count_against_the_limit() {
+    let mut broker = Broker::default();
+    for id in 1..=20 {
+        broker.handle_request(RequestId(id), subject(u16::try_from(id).unwrap()), at(id));
+        broker.handle_granted(RequestId(id), at(id));
+        assert_eq!(commands(&mut broker), [opened(id), granted(id)]);
+    }
+}
+
+#[test]
+fn prompts_of_ten_minutes_ago_do_not_count_any_more() {
+    let mut broker = Broker::default();
+    for id in 1..=6 {
+        deny(&mut broker, id, subject(u16::try_from(id).unwrap()), id * 100);
+    }
+    commands(&mut broker);
+    broker.handle_request(RequestId(7), subject(7), at(700));
+    assert_eq!(commands(&mut broker), [opened(7)]);
+}
+
+#[test]
+fn whoever_asks_and_leaves_again_and_again_is_counted() {
+    let mut broker = Broker::default();
+    for id in 1..=7 {
+        broker.handle_request(RequestId(id), subject(u16::try_from(id).unwrap()), at(id));
+        broker.handle_refused(RequestId(id), RefusalReason::TimedOut, at(id));
+    }
+    assert!(broker.is_paused());
+}
+
+#[test]
+fn what_control_refuses_is_nobody_s_fault() {
+    let mut broker = Broker::default();
+    for id in 1..=20 {
+        broker.handle_request(RequestId(id), subject(1), at(id));
+        broker.handle_refused(RequestId(id), RefusalReason::NoProxy, at(id));
+        assert_eq!(commands(&mut broker), [opened(id), refused(id, RefusalReason::NoProxy)]);
+    }
+}
+
+#[test]
+fn when_nobody_can_answer_all_ends_and_nobody_rests() {
+    let mut broker = Broker::default();
+    broker.handle_request(RequestId(1), subject(1), at(0));
+    broker.handle_request(RequestId(2), subject(2), at(0));
+    broker.handle_nobody_there(RefusalReason::TimedOut);
+    let gone = |id| refused(id, RefusalReason::TimedOut);
+    assert_eq!(commands(&mut broker), [opened(1), gone(1), gone(2)]);
+    broker.handle_request(RequestId(3), subject(1), at(1));
+    assert_eq!(commands(&mut broker), [opened(3)]);
+}
+
+#[test]
+fn the_tap_of_one_exec_does_not_serve_another() {
+    let mut broker = Broker::default();
+    broker.handle_request(RequestId(1), exec("a"), at(0));
+    broker.handle_request(RequestId(2), exec("a"), at(0));
+    broker.handle_granted(RequestId(1), at(1));
+    assert_eq!(commands(&mut broker), [opened(1), granted(1), opened(2)]);
 }
 
 #[test]
 fn a_tap_ends_the_escalation() {
     let mut broker = Broker::default();
     broker.handle_request(RequestId(1), subject(1), at(0));
-    broker.handle_denied(RequestId(1), at(0));
+    broker.handle_denied(RequestId(1), Denial::Once, at(0));
     broker.handle_request(RequestId(2), subject(1), at(30));
     broker.handle_granted(RequestId(2), at(31));
     broker.handle_request(RequestId(3), subject(1), at(400));
-    broker.handle_denied(RequestId(3), at(400));
-    assert_eq!(broker.objection(&subject(1), at(429)), Some(RefusalReason::CoolDown));
+    broker.handle_denied(RequestId(3), Denial::Once, at(400));
+    assert_eq!(broker.objection(&subject(1), at(429)), Some(Objection::Resting(Duration::from_secs(1))));
     assert_eq!(broker.objection(&subject(1), at(430)), None);
 }
 
@@ -145,7 +372,7 @@ fn one_tap_serves_everybody_who_waits_for_the_same() {
 fn the_first_decision_wins() {
     let mut broker = Broker::default();
     broker.handle_request(RequestId(1), subject(1), at(0));
-    broker.handle_denied(RequestId(1), at(1));
+    broker.handle_denied(RequestId(1), Denial::Once, at(1));
     broker.handle_granted(RequestId(1), at(1));
     broker.handle_refused(RequestId(1), RefusalReason::NoProxy, at(1));
     assert_eq!(commands(&mut broker), [opened(1), refused(1, RefusalReason::Denied)]);
@@ -154,82 +381,122 @@ fn the_first_decision_wins() {
 /// One of everything that can happen.
 #[derive(Debug, Clone)]
 enum Step {
-    Request(u16),
+    Request(u16, u16, bool),
+    Exec,
     Grant(usize),
     Deny(usize),
+    Block(usize),
     Refuse(usize),
     Abandon(usize),
     Rejoin(usize),
+    NobodyThere,
+    Lift(u64),
+    Resume,
     Wait(u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
+    let id = || 0_usize..60;
     prop_oneof![
-        4 => (1_u16..6).prop_map(Step::Request),
-        1 => (0_usize..40).prop_map(Step::Grant),
-        1 => (0_usize..40).prop_map(Step::Deny),
-        1 => (0_usize..40).prop_map(Step::Refuse),
-        1 => (0_usize..40).prop_map(Step::Abandon),
-        1 => (0_usize..40).prop_map(Step::Rejoin),
-        2 => (0_u64..90).prop_map(Step::Wait),
+        8 => (1_u16..6, 1_u16..3, any::<bool>()).prop_map(|(resource, port, program)| Step::Request(resource, port, program)),
+        1 => Just(Step::Exec),
+        2 => id().prop_map(Step::Grant),
+        2 => id().prop_map(Step::Deny),
+        1 => id().prop_map(Step::Block),
+        2 => id().prop_map(Step::Refuse),
+        2 => id().prop_map(Step::Abandon),
+        2 => id().prop_map(Step::Rejoin),
+        1 => Just(Step::NobodyThere),
+        1 => (1_u64..10).prop_map(Step::Lift),
+        1 => Just(Step::Resume),
+        4 => (0_u64..90).prop_map(Step::Wait),
     ]
 }
 
-/// What has been seen of the broker: which is open, which have ended.
+/// What has been seen of the broker: which is open, which have ended, which opened when and never saw a tap.
 #[derive(Default)]
 struct Witness {
     asked: u64,
     open: Option<RequestId>,
     ended: std::collections::HashSet<RequestId>,
+    unanswered: Vec<u64>,
 }
 
 impl Witness {
-    fn check(&mut self, broker: &mut Broker) {
-        for command in commands(broker) {
+    fn check(&mut self, broker: &mut Broker, now: u64) {
+        for command in std::iter::from_fn(|| broker.poll_command()).collect::<Vec<_>>() {
             match command {
                 Command::Open(id) => {
                     assert_eq!(self.open.replace(id), None, "two prompts are open");
                     assert!(!self.ended.contains(&id), "{id:?} opened after its end");
+                    let recent = self.unanswered.iter().filter(|at| **at + 600 > now).count();
+                    assert!(recent < 6, "{recent} prompts were not answered, and one more opens");
                 }
-                Command::End(id, _) => {
+                Command::End(id, ending) => {
                     assert!(self.ended.insert(id), "{id:?} ended twice");
-                    self.open.take_if(|open| *open == id);
+                    let was_open = self.open.take_if(|open| *open == id).is_some();
+                    if was_open && matches!(ending, Ending::Refused(RefusalReason::Denied)) {
+                        self.unanswered.push(now);
+                    }
                 }
+                Command::Announce(standing) => assert!(!standing.line().is_empty()),
             }
         }
         assert_eq!(broker.open_prompt(at(0)).map(|(id, _)| id), self.open);
         assert!(broker.queue.len() <= QUEUE_DEPTH);
+        assert!(self.open.is_some() || broker.queue.is_empty(), "somebody waits for nothing");
     }
 }
 
 proptest! {
+    /// G: in any order of events each request ends exactly once, one prompt is open at most, and all is bounded.
     #[test]
     fn each_request_ends_exactly_once_and_one_prompt_is_open(steps in proptest::collection::vec(step(), 0..200)) {
         let (mut broker, mut witness, mut now) = (Broker::default(), Witness::default(), 0);
         for step in steps {
             let id = |n: usize| RequestId(u64::try_from(n).unwrap());
             match step {
-                Step::Request(port) => {
-                    broker.handle_request(RequestId(witness.asked), subject(port), at(now));
+                Step::Request(resource, port, is_psql) => {
+                    let program = if is_psql { "psql" } else { "miner" };
+                    let wish = wish(&format!("db-{resource}"), port, program);
+                    broker.handle_request(RequestId(witness.asked), wish, at(now));
+                    witness.asked += 1;
+                }
+                Step::Exec => {
+                    broker.handle_request(RequestId(witness.asked), exec("db-1"), at(now));
                     witness.asked += 1;
                 }
                 Step::Grant(n) => broker.handle_granted(id(n), at(now)),
-                Step::Deny(n) => broker.handle_denied(id(n), at(now)),
+                Step::Deny(n) => broker.handle_denied(id(n), Denial::Once, at(now)),
+                Step::Block(n) => broker.handle_denied(id(n), Denial::Block, at(now)),
                 Step::Refuse(n) => broker.handle_refused(id(n), RefusalReason::NoProxy, at(now)),
                 Step::Abandon(n) => broker.handle_abandoned(id(n), at(now)),
                 Step::Rejoin(n) => broker.handle_rejoined(id(n)),
+                Step::NobodyThere => broker.handle_nobody_there(RefusalReason::TimedOut),
+                Step::Lift(number) => {
+                    // A pause that is lifted by its number begins the count anew, as resuming does.
+                    if broker.lift(number, at(now)).is_some_and(|lifted| lifted.kind == StandingKind::Pause) {
+                        witness.unanswered.clear();
+                    }
+                }
+                Step::Resume => {
+                    broker.resume();
+                    witness.unanswered.clear();
+                }
                 Step::Wait(seconds) => {
                     now += seconds;
                     broker.handle_timeout(at(now));
                 }
             }
-            witness.check(&mut broker);
+            witness.check(&mut broker, now);
         }
         // Left alone, everything ends by its deadlines.
         while let Some(deadline) = broker.poll_timeout() {
             broker.handle_timeout(deadline);
-            witness.check(&mut broker);
+            let now = deadline.saturating_since(at(0)).as_secs();
+            witness.check(&mut broker, now);
         }
         prop_assert_eq!(u64::try_from(witness.ended.len()).unwrap(), witness.asked);
+        prop_assert!(broker.rests.standings(at(now)).len() <= 20);
     }
 }

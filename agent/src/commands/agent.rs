@@ -1,25 +1,26 @@
 //! `portlatch agent`: the background process, and its terminal.
 
 use portlatch_clock::Clock;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{broadcast, mpsc};
 
 use super::screen::Screen;
-use super::watch::{Said, said};
+use super::watch::said;
 use crate::cli::Agent;
 use crate::failure::Failure;
 use crate::files::Files;
 use crate::local::Tell;
-use crate::service::{Command, Handle, Parts, Server, Service};
-use crate::terminal;
+use crate::service::{Command, Handle, Parts, Server, Service, Terminal};
+use crate::terminal::{self, Keyboard, Typed};
 
 /// Runs until it is told to stop.
 pub(crate) async fn agent(options: &Agent, files: Files, clock: Clock) -> Result<(), Failure> {
     let server = Server::bind(&files).map_err(|error| Failure::Failed(error.to_string()))?;
-    let mut stop = signal(SignalKind::terminate())?;
+    let stop = super::told_to_stop()?;
     let (key, enter) = chosen_key(options, &files);
-    let (service, inbox, handle) = Service::new(Parts { files, clock, key, enter });
+    let terminal = if terminal::is_seen() { Terminal::Seen } else { Terminal::Unseen };
+    let mode = options.mfa_mode;
+    let (mut service, inbox, handle) = Service::new(Parts { files, clock, key, enter, mode, terminal });
     let told = service.subscribe();
     terminal::say(&format!("The Portlatch agent runs (pid {}).", std::process::id()))?;
     // Whichever ends first ends all: what is left undone is ended by being dropped.
@@ -27,8 +28,7 @@ pub(crate) async fn agent(options: &Agent, files: Files, clock: Clock) -> Result
         () = service.run(inbox) => {}
         () = server.run(handle.clone()) => {}
         () = show(told, handle) => {}
-        _ = stop.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
+        _ = stop => {}
     }
     Ok(())
 }
@@ -45,8 +45,7 @@ fn chosen_key(_: &Agent, _: &Files) -> (crate::keys::Key, crate::service::Enter)
 
 /// The agent's own terminal. That nobody reads it is no reason to stop.
 async fn show(mut told: broadcast::Receiver<Tell>, handle: Handle) {
-    let mut screen = Screen::default();
-    let mut typed: mpsc::Receiver<String> = terminal::typed_lines();
+    let (mut screen, mut keyboard) = (Screen::default(), Keyboard::open());
     let mut tick = tokio::time::interval(Screen::TICK);
     loop {
         let shown = tokio::select! {
@@ -55,17 +54,19 @@ async fn show(mut told: broadcast::Receiver<Tell>, handle: Handle) {
                 Err(RecvError::Lagged(_)) => Ok(()),
                 Err(RecvError::Closed) => return,
             },
-            Some(line) = typed.recv() => {
-                let command = match said(&line, screen.open()) {
-                    Some(Said::Deny(id)) => Command::Deny(id),
-                    Some(Said::Enter) => Command::Enter,
-                    None => continue,
-                };
-                if handle.commands.send(command).await.is_err() {
-                    return;
+            typed = keyboard.next() => match typed {
+                Typed::Partial(typing) => screen.show_typing(typing),
+                Typed::Line(text) => {
+                    let shown = screen.show_typing(String::new());
+                    match said(&text, screen.open()) {
+                        Ok(say) => match handle.commands.send(Command::Say(say)).await {
+                            Ok(()) => shown,
+                            Err(_) => return,
+                        },
+                        Err(advice) => screen.above(advice),
+                    }
                 }
-                Ok(())
-            }
+            },
             _ = tick.tick() => screen.tick(),
         };
         if let Err(error) = shown {

@@ -47,7 +47,7 @@ pub(crate) async fn login(options: &Login, files: &Files, clock: &Clock) -> Resu
     let granted = control.finish_login(&challenge.ceremony, &answer).await?;
     let granted = certificates(granted, &address.host, &trust)?;
     let key_pem = Zeroizing::new(login_key.serialize_pem());
-    let file = login::save(files, &address, &granted, &key_pem, clock)?;
+    let file = login::save(files, &address, &granted, &key_pem, options.mfa_mode.unwrap_or_default(), clock)?;
     let until = crate::status::rfc3339(file.expires);
     say(&format!("Logged in to {} as {}, until {until}.", file.cluster, file.user))?;
     match ask_agent(files, &Want::LoginChanged, AGENT_TIME).await? {

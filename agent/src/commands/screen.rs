@@ -1,42 +1,35 @@
-//! Prompts on a terminal: the open one on the last line, counting down; what happens above it. Without a terminal each
-//! prompt is one line, written when it opens or changes.
+//! Prompts on a terminal: the open one on the last rows, counting down, with what is being typed below it; what happens
+//! above it. Without a terminal each prompt is one line, written when it opens or changes.
 
 use std::io;
 use std::time::{Duration, Instant};
 
 use crate::local::Tell;
-use crate::prompt::{PromptView, Waiting};
-use crate::terminal::{emphasised, is_seen, say, say_in_place};
+use crate::prompt::Prompt;
+use crate::safe_text::safe_sentence;
+use crate::terminal::{Region, clear, draw, is_seen, say};
 
 /// The lines of one terminal.
 #[derive(Debug, Default)]
 pub(super) struct Screen {
     open: Option<Shown>,
+    typing: String,
+    region: Region,
 }
 
 #[derive(Debug)]
 struct Shown {
-    prompt: PromptView,
-    waiting: Waiting,
+    prompt: Prompt,
     since: Instant,
-}
-
-impl Shown {
-    fn line(&self) -> String {
-        let gone = self.since.elapsed().as_secs();
-        let prompt =
-            PromptView { seconds_left: self.prompt.seconds_left.saturating_sub(gone), ..self.prompt.clone() };
-        prompt.line(self.waiting)
-    }
 }
 
 impl Screen {
     /// How often the countdown moves.
     pub(super) const TICK: Duration = Duration::from_secs(1);
 
-    /// The prompt that is open, by the number that denies it.
-    pub(super) fn open(&self) -> Option<u64> {
-        self.open.as_ref().map(|shown| shown.prompt.id)
+    /// The prompt that is open.
+    pub(super) fn open(&self) -> Option<&Prompt> {
+        self.open.as_ref().map(|shown| &shown.prompt)
     }
 
     /// Shows what the agent tells.
@@ -45,46 +38,66 @@ impl Screen {
     /// If nobody reads the output any more.
     pub(super) fn show(&mut self, tell: Tell) -> io::Result<()> {
         match tell {
-            Tell::Prompt { prompt, waiting } => {
-                self.open = Some(Shown { prompt, waiting, since: Instant::now() });
+            Tell::Prompt { prompt } => {
+                let line = prompt.line();
+                self.open = Some(Shown { prompt, since: Instant::now() });
                 match is_seen() {
                     true => self.tick(),
-                    false => self.open.as_ref().map_or(Ok(()), |shown| say(&shown.line())),
+                    false => say(&line),
                 }
             }
             Tell::Closed { id, text } => {
-                self.above(&text)?;
-                self.open.take_if(|shown| shown.prompt.id == id);
-                Ok(())
+                self.open.take_if(|shown| shown.prompt.view.id == id);
+                self.above(&text)
             }
-            Tell::Note { text } => {
-                self.above(&text)?;
-                self.tick()
-            }
+            Tell::Note { text } | Tell::SignIn { text } => self.above(&text),
             Tell::Status { .. }
             | Tell::Catalogue { .. }
             | Tell::Tapped { .. }
+            | Tell::Changed { .. }
             | Tell::Done { .. }
             | Tell::Failed { .. } => Ok(()),
         }
+    }
+
+    /// Shows the line that is being typed.
+    ///
+    /// # Errors
+    /// If nobody reads the output any more.
+    pub(super) fn show_typing(&mut self, typing: String) -> io::Result<()> {
+        self.typing = typing;
+        self.tick()
     }
 
     /// Counts down.
     ///
     /// # Errors
     /// If nobody reads the output any more.
-    pub(super) fn tick(&self) -> io::Result<()> {
-        match self.open.as_ref().filter(|_| is_seen()) {
-            Some(shown) => say_in_place(&emphasised(&shown.line())),
-            None => Ok(()),
+    pub(super) fn tick(&mut self) -> io::Result<()> {
+        if !is_seen() {
+            return Ok(());
+        }
+        let prompt =
+            self.open.as_ref().map(|shown| shown.prompt.after(shown.since.elapsed().as_secs()).line());
+        let typing = (!self.typing.is_empty()).then(|| format!("> {}", self.typing));
+        let lines: Vec<&str> = prompt.iter().chain(&typing).map(String::as_str).collect();
+        match lines.is_empty() {
+            true => clear(&mut self.region),
+            false => draw(&mut self.region, &lines),
         }
     }
 
-    /// A line that stays, above the prompt.
-    fn above(&self, text: &str) -> io::Result<()> {
-        if self.open.is_some() && is_seen() {
-            say_in_place("")?;
-        }
-        say(text)
+    /// A line that stays, above the prompt. Whoever wrote it, it moves no cursor and colours nothing.
+    pub(super) fn above(&mut self, text: &str) -> io::Result<()> {
+        clear(&mut self.region)?;
+        say(&safe_sentence(text))?;
+        self.tick()
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        // What was drawn in place is of no use to whatever comes after; a terminal that has gone shows nothing.
+        let _ = clear(&mut self.region);
     }
 }

@@ -9,7 +9,7 @@ use crate::failure::Failure;
 use crate::files::Files;
 use crate::local::{LocalError, Tell, Want};
 use crate::login;
-use crate::prompt::Waiting;
+use crate::prompt::PromptView;
 use crate::safe_text::sentence;
 use crate::status::{GrantView, Refusals, StatusReport, StatusView};
 use crate::terminal::say;
@@ -60,7 +60,7 @@ fn print(StatusReport { status, troubles }: &StatusReport) -> Result<(), Failure
         say(trouble)?;
     }
     for prompt in &status.prompts {
-        say(&prompt.line(Waiting::Yes))?;
+        say(&prompt_line(prompt))?;
     }
     if !status.grants.is_empty() {
         let rows: Vec<_> = status.grants.iter().map(grant_row).collect();
@@ -74,6 +74,15 @@ fn print(StatusReport { status, troubles }: &StatusReport) -> Result<(), Failure
         }
     }
     Ok(())
+}
+
+fn prompt_line(prompt: &PromptView) -> String {
+    let PromptView { resource, host, port, program, seconds_left, .. } = prompt;
+    let at = if host.is_empty() { String::new() } else { format!(" ({host}:{port})") };
+    let program = program.as_deref().unwrap_or("an unknown program");
+    format!(
+        "Open prompt: {resource}{at} for {program} - {seconds_left} s left; `portlatch watch` shows and answers it."
+    )
 }
 
 fn grant_row(grant: &GrantView) -> [String; 4] {

@@ -1,26 +1,50 @@
-//! `portlatch watch`: prompts and refusals as they come, in any terminal; Enter taps a software key, `d` denies.
+//! `portlatch watch`: prompts and refusals as they come, in any terminal, and all that a person can say to them.
 
 use super::screen::Screen;
+use crate::code::Code;
 use crate::failure::Failure;
 use crate::files::Files;
-use crate::local::{Line, LocalError, Want};
-use crate::terminal;
+use crate::local::{Line, LocalError, Say, Want};
+use crate::prompt::Prompt;
+use crate::terminal::{self, Keyboard, Typed};
 
-/// What a typed line means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Said {
-    /// No to this prompt.
-    Deny(u64),
-    /// Enter alone.
-    Enter,
+/// What can be typed, for the person; the same words serve scripts.
+pub(super) const HELP: &str = "Tap your security key when asked. Or type, each with Enter: a code where one is taken; d to deny; \
+     b to deny and block the program; l to list rests and blocks; lift N; resume.";
+
+/// What `line` means while this prompt is open.
+///
+/// # Errors
+/// What is to be told to whoever typed it.
+pub(super) fn said(line: &str, open: Option<&Prompt>) -> Result<Say, &'static str> {
+    let nothing = "No prompt is open.";
+    let prompt = || open.map(|prompt| prompt.view.id).ok_or(nothing);
+    let (word, rest) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
+    match word.to_ascii_lowercase().as_str() {
+        "" => Ok(Say::Enter),
+        "d" | "deny" => Ok(Say::Deny { id: prompt()? }),
+        "b" | "block" => Ok(Say::Block { id: prompt()? }),
+        "l" | "list" => Ok(Say::List),
+        "r" | "resume" => Ok(Say::Resume),
+        "lift" => rest
+            .trim()
+            .parse()
+            .map(|number| Say::Lift { number })
+            .map_err(|_| "Say which: lift N; l lists them."),
+        "code" => code(rest, open.ok_or(nothing)?),
+        _ => match (line.trim().starts_with(|c: char| c.is_ascii_digit()), open) {
+            (true, Some(prompt)) => code(line, prompt),
+            (true, None) => Err(nothing),
+            (false, _) => Err(HELP),
+        },
+    }
 }
 
-/// What `line` means while this prompt is open; `None` for nothing.
-pub(super) fn said(line: &str, open: Option<u64>) -> Option<Said> {
-    match line.trim() {
-        "" => Some(Said::Enter),
-        "d" | "D" => open.map(Said::Deny),
-        _ => None,
+fn code(text: &str, prompt: &Prompt) -> Result<Say, &'static str> {
+    let code = Code::typed(text).ok_or("That is no code: type its six digits.")?;
+    match prompt.means.takes_codes() {
+        true => Ok(Say::Code { id: prompt.view.id, code }),
+        false => Err("A code is not enough for this prompt."),
     }
 }
 
@@ -28,9 +52,8 @@ pub(super) fn said(line: &str, open: Option<u64>) -> Option<Said> {
 pub(crate) async fn watch(files: &Files) -> Result<(), Failure> {
     let mut line = Line::to_agent(&files.socket()).await?;
     line.writer.send(&Want::Watch).await?;
-    terminal::say("Watching for prompts: tap your security key when asked, or type d and Enter to deny.")?;
-    let mut screen = Screen::default();
-    let mut typed = terminal::typed_lines();
+    terminal::say(&format!("Watching for prompts. {HELP}"))?;
+    let (mut screen, mut keyboard) = (Screen::default(), Keyboard::open());
     let mut tick = tokio::time::interval(Screen::TICK);
     loop {
         tokio::select! {
@@ -38,10 +61,15 @@ pub(crate) async fn watch(files: &Files) -> Result<(), Failure> {
                 Some(tell) => screen.show(tell)?,
                 None => return Err(LocalError::Ended.into()),
             },
-            Some(text) = typed.recv() => match said(&text, screen.open()) {
-                Some(Said::Deny(id)) => line.writer.send(&Want::Deny { id }).await?,
-                Some(Said::Enter) => line.writer.send(&Want::Enter).await?,
-                None => {}
+            typed = keyboard.next() => match typed {
+                Typed::Partial(typing) => screen.show_typing(typing)?,
+                Typed::Line(text) => {
+                    screen.show_typing(String::new())?;
+                    match said(&text, screen.open()) {
+                        Ok(say) => line.writer.send(&Want::Say(say)).await?,
+                        Err(advice) => screen.above(advice)?,
+                    }
+                }
             },
             _ = tick.tick() => screen.tick()?,
         }
@@ -51,12 +79,63 @@ pub(crate) async fn watch(files: &Files) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prompt::{About, Means, PromptView, Waiting};
+
+    fn prompt(means: Means) -> Prompt {
+        let view = PromptView {
+            id: 3,
+            resource: "billing-db".into(),
+            host: "billing-db.corp.internal".into(),
+            port: 5432,
+            program: None,
+            pid: None,
+            seconds_left: 58,
+        };
+        Prompt { view, about: About::Port, waiting: Waiting::Yes, means }
+    }
 
     #[test]
-    fn enter_taps_and_d_denies_the_open_prompt() {
-        assert_eq!(said("", Some(3)), Some(Said::Enter));
-        assert_eq!(said(" d ", Some(3)), Some(Said::Deny(3)));
-        assert_eq!(said("d", None), None);
-        assert_eq!(said("deny", Some(3)), None);
+    fn words_and_their_first_letters_mean_the_same() {
+        let open = prompt(Means::Key);
+        for (line, say) in [
+            ("", Say::Enter),
+            (" d ", Say::Deny { id: 3 }),
+            ("deny", Say::Deny { id: 3 }),
+            ("b", Say::Block { id: 3 }),
+            ("Block", Say::Block { id: 3 }),
+            ("l", Say::List),
+            ("lift 12", Say::Lift { number: 12 }),
+            ("resume", Say::Resume),
+        ] {
+            assert_eq!(said(line, Some(&open)), Ok(say), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_about_a_prompt_needs_one() {
+        for line in ["d", "block", "123456", "code 123456"] {
+            assert_eq!(said(line, None), Err("No prompt is open."), "{line:?}");
+        }
+        assert_eq!(said("", None), Ok(Say::Enter));
+    }
+
+    #[test]
+    fn a_code_is_taken_where_the_prompt_takes_one() {
+        let say = Say::Code { id: 3, code: Code::typed("123456").unwrap() };
+        for line in ["123456", "123 456", "code 123456", "CODE 123 456"] {
+            assert_eq!(said(line, Some(&prompt(Means::KeyOrCode))), Ok(say.clone()), "{line:?}");
+        }
+        assert_eq!(said("123456", Some(&prompt(Means::Key))), Err("A code is not enough for this prompt."));
+        assert_eq!(
+            said("1234567890", Some(&prompt(Means::Code))),
+            Err("That is no code: type its six digits.")
+        );
+    }
+
+    #[test]
+    fn what_means_nothing_is_answered_with_what_does() {
+        assert_eq!(said("yes", Some(&prompt(Means::Key))), Err(HELP));
+        assert!(said("lift", None).is_err());
+        assert!(said("lift -1", None).is_err());
     }
 }

@@ -55,7 +55,7 @@ impl Exchange {
         &self,
         method: Method,
         path: &str,
-        body: Vec<u8>,
+        body: Bytes,
         time: Duration,
     ) -> Result<Answer, ApiError> {
         let request = Request::builder()
@@ -64,7 +64,7 @@ impl Exchange {
             .header(HOST, self.address.to_string())
             .header(ACCEPT, "application/json")
             .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(body)))
+            .body(Full::new(body))
             .expect("a path of ours is a URI");
         let answer = tokio::time::timeout(time, self.send(request)).await;
         answer.unwrap_or_else(|_| Err(ApiError::Silent { host: self.host(), waited: time }))

@@ -1,10 +1,13 @@
-//! Requests for access: from the daemon, whose programs wait, and from `portlatch tap`, which is beforehand.
+//! Requests: from the daemon, whose programs wait, and from commands (`portlatch tap`, `exec`, `mfa`), which are
+//! beforehand.
 
 use std::time::Duration;
 
 use portlatch_clock::BootTime;
+use portlatch_protocol::api::ceremony::CeremonyOutcome;
 use portlatch_protocol::api::{AccessAnswer, AccessRequest, IssuedGrant};
 use portlatch_protocol::attach::{AccessWanted, Grant, ToDaemon};
+use portlatch_protocol::names::ResourceId;
 use portlatch_protocol::refusal::RefusalReason;
 use tokio::sync::mpsc;
 
@@ -12,10 +15,11 @@ use super::Service;
 use super::attach::DaemonState;
 use super::login::over;
 use super::work::Done;
-use crate::broker::{RequestId, Subject};
+use crate::broker::{RequestId, Subject, Wish};
 use crate::control::ApiError;
 use crate::identify::{Program, owner_of_socket};
 use crate::local::Tell;
+use crate::mfa_mode::MfaMode;
 use crate::prompt::Waiting;
 use crate::safe_text::{safe, safe_sentence};
 
@@ -33,12 +37,13 @@ const OURS: u64 = 1 << 63;
 pub(super) struct Request {
     pub(super) origin: Origin,
     pub(super) subject: Subject,
-    /// The host name that the program asked for.
-    pub(super) host: String,
+    /// The host name that the program asked for; of what is no port, what a person calls it.
+    pub(super) title: String,
     pub(super) program: Option<Program>,
+    /// How to prove presence, if not as the login says.
+    pub(super) mode: Option<MfaMode>,
     pub(super) waiting: Waiting,
-    /// Set while it waits for the daemon.
-    pub(super) give_up_at: Option<BootTime>,
+    pub(super) stage: Stage,
 }
 
 /// Who wants it.
@@ -46,14 +51,40 @@ pub(super) struct Request {
 pub(super) enum Origin {
     /// The daemon, for programs that wait.
     Daemon,
-    /// `portlatch tap`.
-    Tap(mpsc::Sender<Tell>),
+    /// A command.
+    Command(mpsc::Sender<Tell>),
+}
+
+/// How far it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Control decides.
+    Asked,
+    /// The daemon sees to a tunnel, at most until then.
+    Tunnel(BootTime),
+    /// The broker has it, since this many taps.
+    Prompt(u64),
 }
 
 impl Request {
     /// What it is for, in a line for people.
     pub(super) fn what(&self) -> String {
-        format!("{} ({}:{})", self.subject.resource.name, self.host, self.subject.port)
+        match &self.subject {
+            Subject::Port { resource, port } => format!("{} ({}:{port})", resource.name, self.title),
+            Subject::Exec(_) | Subject::Devices(_) => self.title.clone(),
+        }
+    }
+
+    pub(super) fn wish(&self) -> Wish {
+        let program = self.program.as_ref().map(|program| program.name.clone());
+        Wish { subject: self.subject.clone(), program }
+    }
+
+    const fn give_up_at(&self) -> Option<BootTime> {
+        match self.stage {
+            Stage::Tunnel(until) => Some(until),
+            Stage::Asked | Stage::Prompt(_) => None,
+        }
     }
 }
 
@@ -63,47 +94,40 @@ impl Service {
         if self.requests.len() >= MAX_REQUESTS || self.requests.contains_key(&id) {
             return self.send(ToDaemon::Refused(wanted.request, RefusalReason::Limit));
         }
-        let subject = Subject { resource: wanted.resource, port: wanted.port };
         let request = Request {
             origin: Origin::Daemon,
-            subject,
-            host: safe(wanted.host.as_str()),
+            subject: Subject::Port { resource: wanted.resource.clone(), port: wanted.port },
+            title: safe(wanted.host.as_str()),
             program: None,
+            mode: None,
             waiting: Waiting::Yes,
-            give_up_at: None,
+            stage: Stage::Asked,
         };
-        self.ask(id, request, wanted.inode);
+        self.requests.insert(id, request);
+        self.ask(id, wanted.resource, wanted.port, wanted.inode);
     }
 
     /// A ceremony beforehand.
-    pub(super) fn handle_tap_wanted(
-        &mut self,
-        subject: Subject,
-        host: String,
-        pid: u32,
-        tells: mpsc::Sender<Tell>,
-    ) {
+    pub(super) fn handle_wish(&mut self, request: Request) {
         if self.requests.len() >= MAX_REQUESTS {
-            let text = "too much is going on at once: try again".to_owned();
-            let _ = tells.try_send(Tell::Failed { denied: false, text });
-            return;
+            return tell_failed(&request, "too much is going on at once: try again");
         }
-        let program = Program { name: "portlatch tap".to_owned(), pid };
-        let request = Request {
-            origin: Origin::Tap(tells),
-            subject,
-            host,
-            program: Some(program),
-            waiting: Waiting::Yes,
-            give_up_at: None,
-        };
         let id = RequestId(OURS | self.next_number());
-        self.ask(id, request, 0);
+        let subject = request.subject.clone();
+        self.requests.insert(id, request);
+        match subject {
+            Subject::Port { resource, port } => self.ask(id, resource, port, 0),
+            // Control decides when the ceremony begins; the tunnel is for the grants that follow.
+            Subject::Exec(targets) => match targets.into_iter().next() {
+                Some(first) => self.want_tunnel(id, first.resource),
+                None => self.refuse(id, RefusalReason::UnknownPort, None),
+            },
+            Subject::Devices(_) => self.enter_broker(id),
+        }
     }
 
-    fn ask(&mut self, id: RequestId, request: Request, inode: u64) {
-        let (known, subject) = (request.program.clone(), request.subject.clone());
-        self.requests.insert(id, request);
+    fn ask(&mut self, id: RequestId, resource: ResourceId, port: u16, inode: u64) {
+        let known = self.requests.get(&id).and_then(|request| request.program.clone());
         let (Some(active), Some(tunnel_key)) = (&self.login.active, self.daemon.tunnel_key().cloned()) else {
             return self.refuse(id, RefusalReason::NoLogin, None);
         };
@@ -113,7 +137,7 @@ impl Service {
                 Some(program) => Some(program),
                 None => owner_of_socket(inode).await,
             };
-            let request = access_request(&subject, tunnel_key, program.as_ref());
+            let request = access_request(resource, port, tunnel_key, program.as_ref());
             let answer = control.access(&request).await;
             Done::Asked { id, inode, program, answer }
         });
@@ -133,11 +157,16 @@ impl Service {
         let Some(request) = self.requests.get_mut(&id) else { return };
         request.program = program;
         match answer {
-            Ok(AccessAnswer::Granted(grant)) => self.deliver(id, &grant),
+            Ok(AccessAnswer::Granted(grant)) => self.deliver(id, CeremonyOutcome::Granted(grant)),
             Ok(AccessAnswer::Refused { reason, message }) => {
                 self.refuse(id, reason, Some(safe_sentence(&message)))
             }
-            Ok(AccessAnswer::TapNeeded { .. }) => self.want_tunnel(id),
+            Ok(AccessAnswer::TapNeeded { .. }) => {
+                if let Subject::Port { resource, .. } = &request.subject {
+                    let resource = resource.clone();
+                    self.want_tunnel(id, resource);
+                }
+            }
             Err(error) => {
                 self.refuse(id, error.refusal(), Some(error.to_string()));
                 if error.is_login_over() {
@@ -147,40 +176,51 @@ impl Service {
         }
     }
 
-    /// Nobody is bothered before a proxy of the resource is up.
-    fn want_tunnel(&mut self, id: RequestId) {
+    /// Nobody is bothered before a proxy of the resource is up, nor while the user wants no prompts.
+    fn want_tunnel(&mut self, id: RequestId, resource: ResourceId) {
         let now = self.clock.boot_time();
-        let Some(request) = self.requests.get_mut(&id) else { return };
-        if let Some(reason) = self.broker.objection(&request.subject, now) {
-            return self.refuse(id, reason, None);
+        let Some(request) = self.requests.get(&id) else { return };
+        if let Some(objection) = self.broker.objection(&request.wish(), now) {
+            return self.refuse(id, objection.reason(), Some(objection.advice()));
         }
-        request.give_up_at = Some(now + TUNNEL_TIME);
         let message = match request.origin {
             Origin::Daemon => ToDaemon::TapNeeded(id.0),
-            Origin::Tap(_) => ToDaemon::TunnelWanted(id.0, request.subject.resource.clone()),
+            Origin::Command(_) => ToDaemon::TunnelWanted(id.0, resource),
         };
+        self.set_stage(id, Stage::Tunnel(now + TUNNEL_TIME));
         self.send(message);
     }
 
     pub(super) fn handle_proceed(&mut self, request: u64) {
-        let (id, now) = (RequestId(request), self.clock.boot_time());
+        let id = RequestId(request);
         // Only a request that waits for this goes on; a repeated word changes nothing.
-        let Some(request) = self.requests.get_mut(&id).filter(|request| request.give_up_at.is_some()) else {
-            return;
-        };
-        request.give_up_at = None;
-        let (subject, waiting) = (request.subject.clone(), request.waiting);
-        self.broker.handle_request(id, subject, now);
+        if self.requests.get(&id).is_some_and(|request| request.give_up_at().is_some()) {
+            self.enter_broker(id);
+        }
+    }
+
+    fn enter_broker(&mut self, id: RequestId) {
+        let now = self.clock.boot_time();
+        self.set_stage(id, Stage::Prompt(self.taps));
+        let Some(request) = self.requests.get(&id) else { return };
+        let (wish, waiting) = (request.wish(), request.waiting);
+        self.broker.handle_request(id, wish, now);
         if waiting == Waiting::GaveUp {
             self.broker.handle_abandoned(id, now);
         }
         self.obey_broker();
     }
 
+    fn set_stage(&mut self, id: RequestId, stage: Stage) {
+        if let Some(request) = self.requests.get_mut(&id) {
+            request.stage = stage;
+        }
+    }
+
     pub(super) fn handle_cancel(&mut self, request: u64, reason: RefusalReason) {
         let id = RequestId(request);
-        // The daemon knows: only `portlatch tap` is still to be told.
-        if let Some(Request { origin: Origin::Tap(tells), .. }) = self.requests.remove(&id) {
+        // The daemon knows: only a command is still to be told.
+        if let Some(Request { origin: Origin::Command(tells), .. }) = self.requests.remove(&id) {
             let _ = tells.try_send(failed(reason, None));
         }
         self.broker.handle_refused(id, reason, self.clock.boot_time());
@@ -190,7 +230,7 @@ impl Service {
     pub(super) fn handle_waiting(&mut self, request: u64, programs: u32) {
         let (id, now) = (RequestId(request), self.clock.boot_time());
         let Some(request) = self.requests.get_mut(&id) else { return };
-        let is_queued = request.give_up_at.is_none();
+        let is_queued = matches!(request.stage, Stage::Prompt(_));
         let waiting = match programs {
             0 => Waiting::GaveUp,
             _ => Waiting::Yes,
@@ -207,23 +247,41 @@ impl Service {
         self.show_prompt();
     }
 
-    /// Ends a request with a grant.
-    pub(super) fn deliver(&mut self, id: RequestId, grant: &IssuedGrant) {
+    /// Ends a request with what its tap brought.
+    pub(super) fn deliver(&mut self, id: RequestId, outcome: CeremonyOutcome) {
         let Some(request) = self.requests.remove(&id) else { return };
-        let serves = Duration::from_secs(grant.expires_in);
-        let Subject { resource, port } = request.subject;
+        match (request.subject.clone(), outcome) {
+            (Subject::Port { resource, port }, CeremonyOutcome::Granted(grant)) => {
+                self.deliver_grant(id, request, resource, port, &grant);
+            }
+            (Subject::Exec(_), CeremonyOutcome::Remembered { expires_in, .. }) => {
+                let text = format!("{} may begin", request.title);
+                tell(&request, Tell::Tapped { text, seconds: expires_in });
+            }
+            (_, outcome) => tell(&request, Tell::Changed { outcome }),
+        }
+    }
+
+    fn deliver_grant(
+        &mut self,
+        id: RequestId,
+        request: Request,
+        resource: ResourceId,
+        port: u16,
+        grant: &IssuedGrant,
+    ) {
         let for_daemon = Grant {
             token: grant.token.clone(),
-            expires_in: serves,
+            expires_in: Duration::from_secs(grant.expires_in),
             amr: grant.amr.clone(),
-            program: request.program.map(|program| program.name),
+            program: request.program.as_ref().map(|program| program.name.clone()),
         };
         match request.origin {
             Origin::Daemon => self.send(ToDaemon::Granted(id.0, for_daemon)),
-            Origin::Tap(tells) => {
-                let text = format!("{} ({}:{port}) is open", resource.name, request.host);
+            Origin::Command(_) => {
                 self.send(ToDaemon::Offer(resource, port, for_daemon));
-                let _ = tells.try_send(Tell::Tapped { text, seconds: grant.expires_in });
+                let text = format!("{} is open", request.what());
+                tell(&request, Tell::Tapped { text, seconds: grant.expires_in });
             }
         }
     }
@@ -234,14 +292,14 @@ impl Service {
         tracing::debug!(%reason, ?message, "refused");
         match request.origin {
             Origin::Daemon => self.send(ToDaemon::Refused(id.0, reason)),
-            Origin::Tap(tells) => {
+            Origin::Command(tells) => {
                 let _ = tells.try_send(failed(reason, message));
             }
         }
     }
 
     pub(super) fn give_up_requests(&mut self, now: BootTime) {
-        let is_late = |request: &Request| request.give_up_at.is_some_and(|at| at <= now);
+        let is_late = |request: &Request| request.give_up_at().is_some_and(|at| at <= now);
         let late: Vec<RequestId> =
             self.requests.iter().filter(|(_, request)| is_late(request)).map(|(id, _)| *id).collect();
         for id in late {
@@ -249,10 +307,15 @@ impl Service {
         }
     }
 
-    /// Whoever ran `portlatch tap` has pressed Ctrl-C.
-    pub(super) fn drop_deserted_taps(&mut self) {
+    /// When the next request gives up by itself.
+    pub(super) fn next_give_up(&self) -> Option<BootTime> {
+        self.requests.values().filter_map(Request::give_up_at).min()
+    }
+
+    /// Whoever ran the command has pressed Ctrl-C.
+    pub(super) fn drop_deserted(&mut self) {
         let is_deserted =
-            |request: &Request| matches!(&request.origin, Origin::Tap(tells) if tells.is_closed());
+            |request: &Request| matches!(&request.origin, Origin::Command(tells) if tells.is_closed());
         let deserted: Vec<RequestId> =
             self.requests.iter().filter(|(_, request)| is_deserted(request)).map(|(id, _)| *id).collect();
         for id in deserted {
@@ -264,13 +327,10 @@ impl Service {
 
     /// Nobody is there any more to whom answers could go.
     pub(super) fn drop_requests(&mut self, why: &str) {
-        let now = self.clock.boot_time();
-        for (id, request) in std::mem::take(&mut self.requests) {
-            if let Origin::Tap(tells) = request.origin {
-                let _ = tells.try_send(Tell::Failed { denied: false, text: why.to_owned() });
-            }
-            self.broker.handle_refused(id, RefusalReason::NoLogin, now);
+        for request in std::mem::take(&mut self.requests).into_values() {
+            tell_failed(&request, why);
         }
+        self.broker.handle_nobody_there(RefusalReason::NoLogin);
         self.obey_broker();
     }
 
@@ -279,19 +339,31 @@ impl Service {
     }
 }
 
-/// What control is asked for this subject.
+/// What control is asked for this port.
 pub(super) fn access_request(
-    subject: &Subject,
+    resource: ResourceId,
+    port: u16,
     tunnel_key: portlatch_protocol::thumbprint::Thumbprint,
     program: Option<&Program>,
 ) -> AccessRequest {
     AccessRequest {
-        resource: subject.resource.clone(),
-        port: subject.port,
+        resource,
+        port,
         tunnel_key,
         program: program.map(|program| program.name.clone()),
         pid: program.map(|program| program.pid),
     }
+}
+
+/// Tells the command that asked, if it was one and still listens.
+pub(super) fn tell(request: &Request, tell: Tell) {
+    if let Origin::Command(tells) = &request.origin {
+        let _ = tells.try_send(tell);
+    }
+}
+
+fn tell_failed(request: &Request, why: &str) {
+    tell(request, Tell::Failed { denied: false, text: why.to_owned() });
 }
 
 fn failed(reason: RefusalReason, message: Option<String>) -> Tell {

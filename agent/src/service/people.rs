@@ -6,27 +6,26 @@ use std::time::Duration;
 use portlatch_clock::BootTime;
 use portlatch_protocol::api::Catalogue;
 use portlatch_protocol::attach::{Refusal, Status, ToDaemon};
-use portlatch_protocol::names::Hostname;
 use portlatch_protocol::refusal::RefusalReason;
-use portlatch_protocol::resource::Resource;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, oneshot};
 
 use super::attach::DaemonState;
+use super::wishes::CommandWish;
 use super::work::Done;
 use super::{Service, Trouble};
-use crate::broker::Subject;
+use crate::broker::Denial;
 use crate::control::ApiError;
 use crate::identify::{Program, owner_of_socket};
-use crate::local::Tell;
+use crate::local::{Say, Tell};
 use crate::login;
-use crate::safe_text::safe;
 use crate::status::{GrantView, RefusalView, StatusReport, StatusView};
 
 /// How long the daemon has to say how things are.
 const STATUS_TIME: Duration = Duration::from_secs(2);
 
-/// What a tap is told while the attach goes on.
-const NOT_YET: &str = "the login is not attached yet: try again in a moment";
+/// What status says of a pause.
+const PAUSED: &str =
+    "There are no prompts, because too many were not answered: run `portlatch watch` and type resume.";
 
 /// A wish.
 #[derive(Debug)]
@@ -35,23 +34,12 @@ pub(crate) enum Command {
     Status(oneshot::Sender<StatusReport>),
     /// What the login may reach.
     Catalogue(oneshot::Sender<Option<Arc<Catalogue>>>),
-    /// All that happens, and the prompt that is open now.
-    Watch(oneshot::Sender<(Option<Tell>, broadcast::Receiver<Tell>)>),
-    /// No to this prompt.
-    Deny(u64),
-    /// Enter was pressed.
-    Enter,
+    /// All that happens, and how things stand now.
+    Watch(oneshot::Sender<(Vec<Tell>, broadcast::Receiver<Tell>)>),
+    /// What a person says at a prompt.
+    Say(Say),
     /// A ceremony beforehand.
-    Tap {
-        /// Host name or resource.
-        host: String,
-        /// The port, if one was named.
-        port: Option<u16>,
-        /// Who asks.
-        pid: u32,
-        /// What comes of it.
-        tells: mpsc::Sender<Tell>,
-    },
+    Wish(CommandWish),
     /// The login's files have changed.
     LoginChanged,
     /// End the login.
@@ -67,13 +55,44 @@ impl Service {
                 let _ = reply.send(self.catalogue.clone());
             }
             Command::Watch(reply) => {
-                let _ = reply.send((self.prompt_tell(), self.people.subscribe()));
+                let _ = reply.send((self.how_things_stand(), self.people.subscribe()));
+                self.settle(Trouble::Unseen);
             }
-            Command::Deny(number) => self.handle_deny(number),
-            Command::Enter => (self.enter)(),
-            Command::Tap { host, port, pid, tells } => self.handle_tap_command(&host, port, pid, tells),
+            Command::Say(say) => self.handle_say(say),
+            Command::Wish(wish) => self.handle_command_wish(wish),
             Command::LoginChanged => self.handle_login_files(),
             Command::Logout(reply) => self.handle_logout(reply),
+        }
+    }
+
+    /// What somebody should know who begins to watch.
+    fn how_things_stand(&self) -> Vec<Tell> {
+        let standings = self.broker.standings(self.clock.boot_time());
+        let notes = standings.iter().map(|standing| Tell::Note { text: standing.line() });
+        notes.chain(self.open_prompt_shown().map(|prompt| Tell::Prompt { prompt })).collect()
+    }
+
+    fn handle_say(&mut self, say: Say) {
+        match say {
+            Say::Enter => (self.enter)(),
+            Say::Deny { id } => self.handle_deny(id, Denial::Once),
+            Say::Block { id } => self.handle_deny(id, Denial::Block),
+            Say::Code { id, code } => self.handle_code(id, code),
+            Say::List => {
+                let standings = self.broker.standings(self.clock.boot_time());
+                if standings.is_empty() {
+                    self.note("Nothing rests, and nothing is blocked.");
+                }
+                standings.iter().for_each(|standing| self.note(standing.line()));
+            }
+            Say::Lift { number } => match self.broker.lift(number, self.clock.boot_time()) {
+                Some(standing) => self.note(format!("Lifted: {}", standing.line())),
+                None => self.note(format!("There is no {number} to lift: l lists what there is.")),
+            },
+            Say::Resume => match self.broker.resume() {
+                true => self.note("Prompts are shown again."),
+                false => self.note("There was no pause: prompts are shown."),
+            },
         }
     }
 
@@ -128,7 +147,8 @@ impl Service {
         let mut troubles: Vec<(Trouble, String)> =
             self.complaints.iter().map(|(trouble, text)| (*trouble, text.clone())).collect();
         troubles.sort();
-        let troubles = troubles.into_iter().map(|(_, text)| text).collect();
+        let pause = self.broker.is_paused().then(|| PAUSED.to_owned());
+        let troubles = troubles.into_iter().map(|(_, text)| text).chain(pause).collect();
         StatusReport { status: Box::new(self.status(grants)), troubles }
     }
 
@@ -137,7 +157,7 @@ impl Service {
         StatusView {
             agent: true,
             daemon: self.daemon.sender().is_some(),
-            prompts: self.open_view().into_iter().collect(),
+            prompts: self.open_prompt_shown().into_iter().map(|prompt| prompt.view).collect(),
             grants: grants.to_vec(),
             refusals: self.refusals.views(),
             ..StatusView::of_login(login)
@@ -165,37 +185,6 @@ impl Service {
         self.refusals.add(refusal, program);
     }
 
-    fn handle_tap_command(&mut self, host: &str, port: Option<u16>, pid: u32, tells: mpsc::Sender<Tell>) {
-        match self.tap_subject(host, port) {
-            Ok((subject, host)) => self.handle_tap_wanted(subject, host, pid, tells),
-            Err(failed) => {
-                let _ = tells.try_send(failed);
-            }
-        }
-    }
-
-    fn tap_subject(&self, host: &str, port: Option<u16>) -> Result<(Subject, String), Tell> {
-        let failed = |text: &str| Tell::Failed { denied: false, text: text.to_owned() };
-        if self.login.active.is_none() {
-            return Err(failed("nobody is logged in: run `portlatch login`"));
-        }
-        let Some(catalogue) = self.catalogue.as_ref().filter(|_| self.is_attached()) else {
-            let why = [Trouble::Daemon, Trouble::Attach, Trouble::Control];
-            let why = why.iter().find_map(|trouble| self.complaints.get(trouble));
-            return Err(failed(why.map_or(NOT_YET, String::as_str)));
-        };
-        let resource = find(catalogue, host).ok_or_else(|| {
-            failed(&format!("{} is not among your resources: run `portlatch ls`", safe(host)))
-        })?;
-        let port = port.or_else(|| only_port(resource)).ok_or_else(|| {
-            failed(&format!("{} has several ports: name one, as in {}:PORT", resource.id.name, safe(host)))
-        })?;
-        if !resource.has_port(port) {
-            return Err(failed(&format!("{} has no port {port}: run `portlatch ls`", resource.id.name)));
-        }
-        Ok((Subject { resource: resource.id.clone(), port }, safe(host)))
-    }
-
     fn handle_logout(&mut self, reply: oneshot::Sender<Tell>) {
         let Some(active) = &self.login.active else {
             return self.handle_logged_out(reply, &Ok(()));
@@ -215,22 +204,5 @@ impl Service {
         };
         let _ = reply.send(tell);
         self.handle_login_files();
-    }
-}
-
-/// The resource with this host name or, failing that, of this name.
-fn find<'c>(catalogue: &'c Catalogue, host: &str) -> Option<&'c Resource> {
-    let by_host = host.parse::<Hostname>().ok().and_then(|host| {
-        let exact = |resource: &&Resource| resource.host.as_str() == host.as_str();
-        let matching = |resource: &&Resource| resource.host.matches(&host);
-        catalogue.resources.iter().find(exact).or_else(|| catalogue.resources.iter().find(matching))
-    });
-    by_host.or_else(|| catalogue.resources.iter().find(|resource| resource.id.name.as_str() == host))
-}
-
-fn only_port(resource: &Resource) -> Option<u16> {
-    match resource.ports[..] {
-        [only] if only.first() == only.last() => Some(only.first()),
-        _ => None,
     }
 }

@@ -1,20 +1,25 @@
-//! The open prompt: opened when the broker says so, shown, ended by the key, the person or the time.
+//! The open prompt: opened when the broker says so, shown, ended by the key, a code, the person or the time.
 
 use portlatch_protocol::api::ClientDataContext;
-use portlatch_protocol::api::IssuedGrant;
+use portlatch_protocol::api::ceremony::{CeremonyOutcome, CeremonyPurpose, ExecRequest};
 use portlatch_protocol::attach::ToDaemon;
 use portlatch_protocol::refusal::RefusalReason;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::Service;
-use super::access::{Origin, Request, access_request};
+use super::access::{Origin, Request, Stage, access_request, tell};
 use super::login::over;
 use super::tapping::{TapEnd, TapEvent, Tapping};
 use super::work::Done;
-use crate::broker::{Command as BrokerCommand, Ending, RequestId};
+use super::{Service, Trouble};
+use crate::broker::{Command as BrokerCommand, Denial, Ending, RequestId, Subject};
+use crate::code::Code;
 use crate::local::Tell;
-use crate::prompt::{PromptView, Waiting};
+use crate::prompt::{About, Means, Prompt, PromptView, Waiting};
 use crate::safe_text::sentence;
+
+/// Codes that wait to be tried: a person enters one at a time.
+const CODES: usize = 1;
 
 /// The prompt that is open.
 #[derive(Debug)]
@@ -22,17 +27,12 @@ pub(super) struct OpenPrompt {
     pub(super) id: RequestId,
     /// What people call it.
     pub(super) number: u64,
-    /// Resource, host and port, for when the request is gone already.
+    /// What it is about, for when the request is gone already.
     what: String,
     cancel: CancellationToken,
-    stage: Stage,
-}
-
-/// A prompt is shown once its challenge is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Preparing,
-    Shown,
+    codes: mpsc::Sender<Code>,
+    /// How it is answered; a prompt is shown once its challenge is made.
+    shown: Option<Means>,
 }
 
 impl Service {
@@ -42,41 +42,75 @@ impl Service {
             match command {
                 BrokerCommand::Open(id) => self.open_prompt(id),
                 BrokerCommand::End(id, ending) => self.end_request(id, ending),
+                BrokerCommand::Announce(standing) => self.note(standing.line()),
             }
         }
     }
 
     fn open_prompt(&mut self, id: RequestId) {
         let number = self.next_number();
-        let cancel = CancellationToken::new();
+        let (cancel, (codes, typed)) = (CancellationToken::new(), mpsc::channel(CODES));
         let what = self.requests.get(&id).map(Request::what).unwrap_or_default();
-        self.prompt = Some(OpenPrompt { id, number, what, cancel: cancel.clone(), stage: Stage::Preparing });
-        let Some(tapping) = self.tapping(id, cancel) else {
+        self.prompt = Some(OpenPrompt { id, number, what, cancel: cancel.clone(), codes, shown: None });
+        let Some(tapping) = self.tapping(id, cancel, typed) else {
             return self.broker.handle_refused(id, RefusalReason::NoLogin, self.clock.boot_time());
         };
         self.tasks.spawn(async move { Done::Tapped { id, end: tapping.run().await } });
     }
 
-    fn tapping(&self, id: RequestId, cancel: CancellationToken) -> Option<Tapping> {
+    fn tapping(
+        &self,
+        id: RequestId,
+        cancel: CancellationToken,
+        codes: mpsc::Receiver<Code>,
+    ) -> Option<Tapping> {
         let (request, active) = (self.requests.get(&id)?, self.login.active.as_ref()?);
-        let context = ClientDataContext::Open {
-            resource: request.subject.resource.clone(),
-            port: request.subject.port,
-            login: self.login_id()?.clone(),
+        let (purpose, context) = self.purpose(request)?;
+        let once_more = match &purpose {
+            CeremonyPurpose::Open(access) if request.stage != Stage::Prompt(self.taps) => {
+                Some(access.clone())
+            }
+            CeremonyPurpose::Open(_) | CeremonyPurpose::Exec(_) | CeremonyPurpose::ManageDevices(_) => None,
         };
         Some(Tapping {
             id,
             control: active.control.clone(),
             key: self.key.clone(),
             cluster: active.file.cluster.clone(),
-            request: access_request(
-                &request.subject,
-                self.daemon.tunnel_key()?.clone(),
-                request.program.as_ref(),
-            ),
+            purpose,
             context,
+            once_more,
+            mode: request.mode.or(self.mode).unwrap_or(active.file.mfa_mode),
+            codes,
             events: self.tap_events.clone(),
             cancel,
+        })
+    }
+
+    /// What control is asked for, and what the key signs besides: the same, as the person sees it.
+    fn purpose(&self, request: &Request) -> Option<(CeremonyPurpose, ClientDataContext)> {
+        let (login, program) = (self.login_id()?.clone(), request.program.as_ref());
+        Some(match &request.subject {
+            Subject::Port { resource, port } => {
+                let tunnel_key = self.daemon.tunnel_key()?.clone();
+                let access = access_request(resource.clone(), *port, tunnel_key, program);
+                let context = ClientDataContext::Open { resource: resource.clone(), port: *port, login };
+                (CeremonyPurpose::Open(access), context)
+            }
+            Subject::Exec(targets) => {
+                let exec = ExecRequest {
+                    targets: targets.clone(),
+                    tunnel_key: self.daemon.tunnel_key()?.clone(),
+                    program: program.map(|program| program.name.clone()),
+                };
+                let mut targets = targets.clone();
+                targets.sort_unstable();
+                (CeremonyPurpose::Exec(exec), ClientDataContext::Exec { targets, login })
+            }
+            Subject::Devices(change) => {
+                let context = ClientDataContext::ManageDevices { change: change.clone(), login };
+                (CeremonyPurpose::ManageDevices(change.clone()), context)
+            }
         })
     }
 
@@ -84,73 +118,104 @@ impl Service {
         let Some(prompt) = self.prompt.as_mut().filter(|prompt| prompt.id == id) else { return };
         match event {
             // Another challenge after an answer that was not accepted changes nothing of the prompt.
-            TapEvent::Challenged if prompt.stage == Stage::Shown => {}
-            TapEvent::Challenged => {
-                prompt.stage = Stage::Shown;
+            TapEvent::Challenged(means) if prompt.shown == Some(means) => {}
+            TapEvent::Challenged(means) => {
+                let is_first = prompt.shown.replace(means).is_none();
                 let left = self.broker.open_prompt(self.clock.boot_time());
                 let is_daemons =
                     self.requests.get(&id).is_some_and(|request| matches!(request.origin, Origin::Daemon));
-                if let Some((_, left)) = left.filter(|_| is_daemons) {
+                if let Some((_, left)) = left.filter(|_| is_daemons && is_first) {
                     self.send(ToDaemon::PromptOpened(id.0, left));
                 }
+                self.see_to_eyes(id, means);
                 self.show_prompt();
             }
             TapEvent::Notice(text) => self.tell_prompt(id, Tell::Note { text }),
         }
     }
 
+    /// A prompt that nobody can see is answered by chance alone; a code that nobody can enter never comes.
+    fn see_to_eyes(&mut self, id: RequestId, means: Means) {
+        let asks = |request: &Request| matches!(request.origin, Origin::Command(_));
+        if self.eyes() > 0 || self.requests.get(&id).is_some_and(asks) {
+            return self.settle(Trouble::Unseen);
+        }
+        tracing::warn!("a prompt is open that nobody can see");
+        self.complain(Trouble::Unseen, "Nobody can see prompts: run `portlatch watch` in a terminal.");
+        if means == Means::Code {
+            self.broker.handle_refused(id, RefusalReason::TimedOut, self.clock.boot_time());
+            self.obey_broker();
+        }
+    }
+
     /// What people should see of the open prompt.
-    pub(super) fn prompt_tell(&self) -> Option<Tell> {
-        let prompt = self.prompt.as_ref().filter(|prompt| prompt.stage == Stage::Shown)?;
-        let request = self.requests.get(&prompt.id)?;
-        Some(Tell::Prompt { prompt: self.prompt_view(prompt, request)?, waiting: request.waiting })
-    }
-
-    /// The open prompt, as status shows it.
-    pub(super) fn open_view(&self) -> Option<PromptView> {
-        let prompt = self.prompt.as_ref().filter(|prompt| prompt.stage == Stage::Shown)?;
-        self.prompt_view(prompt, self.requests.get(&prompt.id)?)
-    }
-
-    fn prompt_view(&self, prompt: &OpenPrompt, request: &Request) -> Option<PromptView> {
+    pub(super) fn open_prompt_shown(&self) -> Option<Prompt> {
+        let open = self.prompt.as_ref()?;
+        let (means, request) = (open.shown?, self.requests.get(&open.id)?);
         let (_, left) = self.broker.open_prompt(self.clock.boot_time())?;
-        Some(PromptView {
-            id: prompt.number,
-            resource: request.subject.resource.name.to_string(),
-            host: request.host.clone(),
-            port: request.subject.port,
+        let (resource, host, port) = match &request.subject {
+            Subject::Port { resource, port } => (resource.name.to_string(), request.title.clone(), *port),
+            Subject::Exec(targets) => {
+                let names: Vec<String> =
+                    targets.iter().map(|target| target.resource.name.to_string()).collect();
+                (names.join(", "), String::new(), 0)
+            }
+            Subject::Devices(_) => ("your keys".to_owned(), String::new(), 0),
+        };
+        let view = PromptView {
+            id: open.number,
+            resource,
+            host,
+            port,
             program: request.program.as_ref().map(|program| program.name.clone()),
             pid: request.program.as_ref().map(|program| program.pid),
             // A prompt that was just opened has 60 s, not 59.9.
             seconds_left: left.as_millis().div_ceil(1000).try_into().unwrap_or(0),
-        })
+        };
+        let about = match &request.subject {
+            Subject::Port { .. } => About::Port,
+            Subject::Exec(targets) => About::Exec { resources: targets.len() },
+            Subject::Devices(_) => About::Devices(request.title.clone()),
+        };
+        Some(Prompt { view, about, waiting: request.waiting, means })
     }
 
     pub(super) fn show_prompt(&self) {
-        let (Some(tell), Some(prompt)) = (self.prompt_tell(), &self.prompt) else { return };
-        self.tell_prompt(prompt.id, tell);
+        let (Some(prompt), Some(open)) = (self.open_prompt_shown(), &self.prompt) else { return };
+        self.tell_prompt(open.id, Tell::Prompt { prompt });
     }
 
-    /// To everybody who watches, and to the `portlatch tap` that asked.
-    fn tell_prompt(&self, id: RequestId, tell: Tell) {
-        if let Some(Request { origin: Origin::Tap(tells), .. }) = self.requests.get(&id) {
-            let _ = tells.try_send(tell.clone());
+    /// To everybody who watches, and to the command that asked.
+    fn tell_prompt(&self, id: RequestId, message: Tell) {
+        if let Some(request) = self.requests.get(&id) {
+            tell(request, message.clone());
         }
-        let _ = self.people.send(tell);
+        let _ = self.people.send(message);
     }
 
-    pub(super) fn handle_tapped(&mut self, id: RequestId, end: Result<IssuedGrant, TapEnd>) {
+    pub(super) fn handle_tapped(&mut self, id: RequestId, end: Result<CeremonyOutcome, TapEnd>) {
         let now = self.clock.boot_time();
         match end {
-            Ok(grant) => {
-                self.fresh_grant = Some(grant);
+            Ok(outcome) => {
+                self.taps += 1;
+                self.outcome = Some(outcome);
                 self.broker.handle_granted(id, now);
             }
             Err(TapEnd::Cancelled) => {}
-            Err(TapEnd::DeniedOnKey) => self.broker.handle_denied(id, now),
+            Err(TapEnd::DeniedOnKey) => self.broker.handle_denied(id, Denial::Once, now),
             Err(TapEnd::Failed(error)) => {
-                self.note(sentence(&format!("{error}.")));
-                self.broker.handle_refused(id, error.refusal(), now);
+                let text = sentence(&format!("{error}."));
+                // A command says it itself, as the last thing.
+                match self.requests.get(&id) {
+                    Some(Request { origin: Origin::Command(_), .. }) => {
+                        self.broker.handle_refused(id, error.refusal(), now);
+                        self.refuse(id, error.refusal(), Some(error.to_string()));
+                    }
+                    Some(_) | None => {
+                        self.note(text);
+                        self.broker.handle_refused(id, error.refusal(), now);
+                    }
+                }
                 if error.is_login_over() {
                     self.obey_broker();
                     self.end_login(&over(&error));
@@ -158,48 +223,62 @@ impl Service {
             }
         }
         self.obey_broker();
-        self.fresh_grant = None;
+        self.outcome = None;
     }
 
     /// No to the prompt that people call by this number.
-    pub(super) fn handle_deny(&mut self, number: u64) {
-        let Some(id) = self.prompt.as_ref().filter(|prompt| prompt.number == number).map(|prompt| prompt.id)
-        else {
-            return;
-        };
-        self.broker.handle_denied(id, self.clock.boot_time());
+    pub(super) fn handle_deny(&mut self, number: u64, denial: Denial) {
+        let Some(id) = self.prompt_called(number).map(|prompt| prompt.id) else { return };
+        self.broker.handle_denied(id, denial, self.clock.boot_time());
         self.obey_broker();
+    }
+
+    /// A code for it.
+    pub(super) fn handle_code(&self, number: u64, code: Code) {
+        if let Some(prompt) =
+            self.prompt_called(number).filter(|prompt| prompt.shown.is_some_and(Means::takes_codes))
+        {
+            // One that comes while another is being tried is one too many.
+            let _ = prompt.codes.try_send(code);
+        }
+    }
+
+    fn prompt_called(&self, number: u64) -> Option<&OpenPrompt> {
+        self.prompt.as_ref().filter(|prompt| prompt.number == number)
     }
 
     fn end_request(&mut self, id: RequestId, ending: Ending) {
         if let Some(prompt) = self.prompt.take_if(|prompt| prompt.id == id) {
             prompt.cancel.cancel();
-            if prompt.stage == Stage::Shown {
-                let text = self.outcome(id, &prompt.what, ending);
+            if prompt.shown.is_some() {
+                let text = self.closing_words(id, &prompt.what, ending);
                 let _ = self.people.send(Tell::Closed { id: prompt.number, text });
             }
         }
-        match (ending, self.fresh_grant.clone()) {
-            (Ending::Granted, Some(grant)) => self.deliver(id, &grant),
+        match (ending, self.outcome.clone()) {
+            (Ending::Granted, Some(outcome)) => self.deliver(id, outcome),
             (Ending::Granted, None) => self.refuse(id, RefusalReason::TimedOut, None),
             (Ending::Refused(reason), _) => self.refuse(id, reason, None),
         }
     }
 
-    fn outcome(&self, id: RequestId, what: &str, ending: Ending) -> String {
+    fn closing_words(&self, id: RequestId, what: &str, ending: Ending) -> String {
         let Some(request) = self.requests.get(&id) else {
             return format!("Closed: {what}: nobody waits for it any more");
         };
-        match ending {
-            Ending::Granted => {
-                let minutes = self.fresh_grant.as_ref().map_or(0, |grant| grant.expires_in / 60);
-                let retry = match request.waiting {
-                    Waiting::GaveUp => ": run it again",
-                    Waiting::Yes => "",
-                };
-                format!("Granted: {what} for {minutes} min{retry}")
+        let retry = match request.waiting {
+            Waiting::GaveUp => ": run it again",
+            Waiting::Yes => "",
+        };
+        match (ending, &self.outcome) {
+            (Ending::Refused(reason), _) => format!("Not granted: {what}: {}", reason.advice()),
+            (Ending::Granted, Some(CeremonyOutcome::Granted(grant))) => {
+                format!("Granted: {what} for {} min{retry}", grant.expires_in / 60)
             }
-            Ending::Refused(reason) => format!("Not granted: {what}: {}", reason.advice()),
+            (Ending::Granted, Some(CeremonyOutcome::Remembered { expires_in, .. })) => {
+                format!("Granted: {what} for {} min", expires_in / 60)
+            }
+            (Ending::Granted, _) => format!("Approved: {what}"),
         }
     }
 }

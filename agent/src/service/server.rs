@@ -10,9 +10,11 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use super::wishes::{CommandWish, Purpose};
 use super::{Command, Handle};
 use crate::files::Files;
 use crate::local::{Line, LineReader, LineWriter, LocalError, Tell, Want, is_same_user};
+use crate::mfa_mode::MfaMode;
 
 /// Commands at once: a person has a few terminals, a script a few status calls.
 const MAX_COMMANDS: usize = 64;
@@ -147,19 +149,14 @@ async fn answer(
             writer.send(&Tell::Catalogue { catalogue }).await
         }
         Want::Watch => watch(reader, writer, handle).await,
-        Want::Tap { host, port, pid } => {
-            let (tells, mut told) = mpsc::channel(TAP_TELLS);
-            send(handle, Command::Tap { host, port, pid, tells }).await?;
-            loop {
-                tokio::select! {
-                    tell = told.recv() => match tell {
-                        Some(tell) => writer.send(&tell).await?,
-                        None => return Ok(()),
-                    },
-                    // A tap says nothing more: whatever comes is its end.
-                    _ = reader.next::<Want>() => return Ok(()),
-                }
-            }
+        Want::Tap { host, port, pid, mode } => {
+            prove(Purpose::Tap { host, port }, pid, mode, (reader, writer), handle).await
+        }
+        Want::Exec { targets, command, pid, mode } => {
+            prove(Purpose::Exec { targets, command }, pid, mode, (reader, writer), handle).await
+        }
+        Want::Devices { change, title, pid, mode } => {
+            prove(Purpose::Devices { change, title }, pid, mode, (reader, writer), handle).await
         }
         Want::LoginChanged => {
             send(handle, Command::LoginChanged).await?;
@@ -169,14 +166,39 @@ async fn answer(
             let tell = ask(handle, Command::Logout).await?;
             writer.send(&tell).await
         }
-        Want::Deny { .. } | Want::Enter => Err(LocalError::NotUnderstood),
+        Want::Say(_) => Err(LocalError::NotUnderstood),
+    }
+}
+
+/// A ceremony beforehand, for as long as the command stays.
+async fn prove(
+    purpose: Purpose,
+    pid: u32,
+    mode: Option<MfaMode>,
+    (reader, writer): (&mut LineReader, &mut LineWriter),
+    handle: &Handle,
+) -> Result<(), LocalError> {
+    let (tells, mut told) = mpsc::channel(TAP_TELLS);
+    send(handle, Command::Wish(CommandWish { purpose, pid, mode, tells })).await?;
+    loop {
+        tokio::select! {
+            tell = told.recv() => match tell {
+                Some(tell) => writer.send(&tell).await?,
+                None => return Ok(()),
+            },
+            said = reader.next() => match said? {
+                Some(Want::Say(say)) => send(handle, Command::Say(say)).await?,
+                Some(_) => return Err(LocalError::NotUnderstood),
+                None => return Ok(()),
+            },
+        }
     }
 }
 
 async fn watch(reader: &mut LineReader, writer: &mut LineWriter, handle: &Handle) -> Result<(), LocalError> {
-    let (open, mut told) = ask(handle, Command::Watch).await?;
-    if let Some(open) = open {
-        writer.send(&open).await?;
+    let (standing, mut told) = ask(handle, Command::Watch).await?;
+    for tell in standing {
+        writer.send(&tell).await?;
     }
     loop {
         tokio::select! {
@@ -188,11 +210,8 @@ async fn watch(reader: &mut LineReader, writer: &mut LineWriter, handle: &Handle
                 Err(broadcast::error::RecvError::Closed) => return Ok(()),
             },
             want = reader.next() => match want? {
-                Some(Want::Deny { id }) => send(handle, Command::Deny(id)).await?,
-                Some(Want::Enter) => send(handle, Command::Enter).await?,
-                Some(Want::Status | Want::Catalogue | Want::Watch | Want::Tap { .. } | Want::LoginChanged | Want::Logout) => {
-                    return Err(LocalError::NotUnderstood);
-                }
+                Some(Want::Say(say)) => send(handle, Command::Say(say)).await?,
+                Some(_) => return Err(LocalError::NotUnderstood),
                 None => return Ok(()),
             },
         }

@@ -1,25 +1,32 @@
-//! One prompt's ceremony: a challenge from control, the key's answer, control's verdict. A new challenge for every try,
-//! since each is taken once.
+//! One prompt's ceremony: a challenge from control, the answer of key, code or browser, control's verdict. A new challenge
+//! for every try, since each is taken once.
 
 use std::time::Duration;
 
-use portlatch_protocol::api::ceremony::{CeremonyPurpose, CeremonyRequest, PresenceProof};
-use portlatch_protocol::api::{AccessRequest, Ceremony, ClientDataContext, IssuedGrant, ProblemCode};
+use portlatch_protocol::api::ceremony::{CeremonyOutcome, CeremonyPurpose, CeremonyRequest, PresenceProof};
+use portlatch_protocol::api::{
+    AccessAnswer, AccessRequest, Ceremony, ClientDataContext, ProblemCode, Secret,
+};
 use portlatch_protocol::names::Hostname;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use webauthn_rs_proto::PublicKeyCredential;
+use webauthn_rs_proto::{PublicKeyCredential, PublicKeyCredentialRequestOptions};
 
 use crate::broker::RequestId;
 use crate::ceremony::{ClientData, request_options};
+use crate::code::Code;
 use crate::control::{ApiError, SharedControl};
 use crate::keys::{Attempt, Key, KeyError, NOTICES};
+use crate::mfa_mode::MfaMode;
+use crate::prompt::Means;
 use crate::safe_text::sentence;
 
 /// Answers that control may find wrong before the prompt ends (notes: "tries < 3").
 const TRIES: u32 = 3;
 /// Pause before a key that failed is tried again: the person may take it out and put it in meanwhile.
 const KEY_AGAIN: Duration = Duration::from_secs(3);
+/// How long a key has to stop blinking when a code came instead.
+const KEY_STOPS: Duration = Duration::from_secs(2);
 
 /// One prompt's ceremony.
 pub(super) struct Tapping {
@@ -27,8 +34,12 @@ pub(super) struct Tapping {
     pub(super) control: SharedControl,
     pub(super) key: Key,
     pub(super) cluster: Hostname,
-    pub(super) request: AccessRequest,
+    pub(super) purpose: CeremonyPurpose,
     pub(super) context: ClientDataContext,
+    /// Asked first, where a tap that came after this request may serve it.
+    pub(super) once_more: Option<AccessRequest>,
+    pub(super) mode: MfaMode,
+    pub(super) codes: mpsc::Receiver<Code>,
     pub(super) events: mpsc::Sender<(RequestId, TapEvent)>,
     pub(super) cancel: CancellationToken,
 }
@@ -36,13 +47,13 @@ pub(super) struct Tapping {
 /// What happens meanwhile.
 #[derive(Debug)]
 pub(super) enum TapEvent {
-    /// The challenge is there: the prompt can be shown.
-    Challenged,
+    /// The challenge is there: the prompt can be shown, and is to be answered like this.
+    Challenged(Means),
     /// Something for the person.
     Notice(String),
 }
 
-/// How it ended without a grant.
+/// How it ended without what it was for.
 #[derive(Debug)]
 pub(super) enum TapEnd {
     /// The prompt was over before.
@@ -54,30 +65,34 @@ pub(super) enum TapEnd {
 }
 
 impl Tapping {
-    pub(super) async fn run(self) -> Result<IssuedGrant, TapEnd> {
-        let mut tries = 0;
+    pub(super) async fn run(mut self) -> Result<CeremonyOutcome, TapEnd> {
+        if let Some(request) = self.once_more.take() {
+            let asked = self.cancel.run_until_cancelled(self.control.access(&request)).await;
+            if let Ok(AccessAnswer::Granted(grant)) = asked.ok_or(TapEnd::Cancelled)? {
+                return Ok(CeremonyOutcome::Granted(grant));
+            }
+        }
+        let mut tries_left = TRIES;
         loop {
-            tries += 1;
+            tries_left -= 1;
             match self.attempt().await {
-                Err(TapEnd::Failed(error)) if tries < TRIES && is_worth_another_try(&error) => {
-                    self.tell(TapEvent::Notice("The tap was not accepted: tap once more".to_owned())).await;
+                Err(TapEnd::Failed(error)) if tries_left > 0 && is_worth_another_try(&error) => {
+                    self.tell(TapEvent::Notice(once_more(&error, tries_left))).await;
                 }
                 end => return end,
             }
         }
     }
 
-    async fn attempt(&self) -> Result<IssuedGrant, TapEnd> {
-        let purpose = CeremonyPurpose::Open(self.request.clone());
-        let request = CeremonyRequest { purpose, browser: None };
+    async fn attempt(&mut self) -> Result<CeremonyOutcome, TapEnd> {
+        let request = CeremonyRequest { purpose: self.purpose.clone(), browser: None };
         let begun = self.cancel.run_until_cancelled(self.control.begin_ceremony(&request)).await;
         let ceremony = begun.ok_or(TapEnd::Cancelled)?.map_err(TapEnd::Failed)?;
-        self.tell(TapEvent::Challenged).await;
-        match self.answer(&ceremony).await {
-            Ok(credential) => {
-                let credential = serde_json::to_value(credential).expect("WebAuthn's documents are JSON");
-                let proof = PresenceProof::Key { credential };
-                self.control.finish_open(&ceremony.ceremony, &proof).await.map_err(TapEnd::Failed)
+        let answered = self.answer(&ceremony).await;
+        match answered {
+            Ok(proof) => {
+                let outcome = self.control.finish_ceremony(&ceremony.ceremony, &proof).await;
+                outcome.and_then(|outcome| fitting(&self.purpose, outcome)).map_err(TapEnd::Failed)
             }
             Err(end) => {
                 // Control forgets it by itself; told, it forgets it now.
@@ -89,40 +104,99 @@ impl Tapping {
         }
     }
 
-    async fn answer(&self, ceremony: &Ceremony) -> Result<PublicKeyCredential, TapEnd> {
+    async fn answer(&mut self, ceremony: &Ceremony) -> Result<PresenceProof, TapEnd> {
+        let means = self.means(ceremony);
+        self.tell(TapEvent::Challenged(means)).await;
+        match means {
+            Means::Key | Means::Browser => self.tap(ceremony, &self.cancel).await.map(key_proof),
+            Means::Code => self.code().await,
+            Means::KeyOrCode => self.tap_or_code(ceremony).await,
+        }
+    }
+
+    /// How this ceremony can be answered, as far as the policy leaves a choice.
+    fn means(&self, ceremony: &Ceremony) -> Means {
+        match (self.mode, ceremony.code_allowed) {
+            (MfaMode::Otp, true) => Means::Code,
+            (MfaMode::Webauthn | MfaMode::Browser, true) => Means::KeyOrCode,
+            (MfaMode::Webauthn | MfaMode::Otp | MfaMode::Browser, false) => Means::Key,
+        }
+    }
+
+    async fn tap_or_code(&mut self, ceremony: &Ceremony) -> Result<PresenceProof, TapEnd> {
+        let stop = self.cancel.child_token();
+        // Taken out, so that the key and the codes can be waited for side by side.
+        let mut codes = std::mem::replace(&mut self.codes, mpsc::channel(1).1);
+        let proof = {
+            let tapped = self.tap(ceremony, &stop);
+            tokio::pin!(tapped);
+            tokio::select! {
+                biased;
+                tapped = &mut tapped => tapped.map(key_proof),
+                Some(code) = codes.recv() => {
+                    stop.cancel();
+                    let _ = tokio::time::timeout(KEY_STOPS, tapped).await;
+                    Ok(code_proof(&code))
+                }
+            }
+        };
+        self.codes = codes;
+        proof
+    }
+
+    async fn code(&mut self) -> Result<PresenceProof, TapEnd> {
+        let code = self.cancel.run_until_cancelled(self.codes.recv()).await.flatten();
+        code.map(|code| code_proof(&code)).ok_or(TapEnd::Cancelled)
+    }
+
+    async fn tap(
+        &self,
+        ceremony: &Ceremony,
+        cancel: &CancellationToken,
+    ) -> Result<PublicKeyCredential, TapEnd> {
         let options = request_options(ceremony.options.clone(), &self.cluster).map_err(TapEnd::Failed)?;
-        let client_data = ClientData::for_open(&options.challenge, &self.cluster, &self.context);
+        let client_data = ClientData::for_purpose(&options.challenge, &self.cluster, &self.context);
         let mut last_trouble = None;
         loop {
-            let (notices, mut noticed) = mpsc::channel(NOTICES);
-            let attempt = Attempt { client_data: client_data.clone(), cancel: self.cancel.clone(), notices };
-            let mut answer = self.key.assert(options.clone(), attempt);
-            let answered = loop {
-                tokio::select! {
-                    biased;
-                    Some(notice) = noticed.recv() => {
-                        if last_trouble.as_deref() != Some(notice.text()) {
-                            last_trouble = Some(notice.text().to_owned());
-                            self.tell(TapEvent::Notice(notice.text().to_owned())).await;
-                        }
-                    }
-                    answered = &mut answer => break answered,
-                }
-            };
-            match answered {
+            let answered = self.use_key(&options, &client_data, cancel, &mut last_trouble).await;
+            let trouble = match answered {
                 Ok(credential) => return Ok(credential),
                 Err(KeyError::Cancelled) => return Err(TapEnd::Cancelled),
                 Err(KeyError::Denied) => return Err(TapEnd::DeniedOnKey),
-                Err(trouble) => {
-                    let text = sentence(&format!("{trouble}."));
-                    if last_trouble.as_ref() != Some(&text) {
-                        self.tell(TapEvent::Notice(text.clone())).await;
-                        last_trouble = Some(text);
-                    }
-                    let pause = tokio::time::sleep(KEY_AGAIN);
-                    self.cancel.run_until_cancelled(pause).await.ok_or(TapEnd::Cancelled)?;
+                Err(trouble) => sentence(&format!("{trouble}.")),
+            };
+            self.tell_trouble(trouble, &mut last_trouble).await;
+            let pause = tokio::time::sleep(KEY_AGAIN);
+            cancel.run_until_cancelled(pause).await.ok_or(TapEnd::Cancelled)?;
+        }
+    }
+
+    async fn use_key(
+        &self,
+        options: &PublicKeyCredentialRequestOptions,
+        client_data: &ClientData,
+        cancel: &CancellationToken,
+        last_trouble: &mut Option<String>,
+    ) -> Result<PublicKeyCredential, KeyError> {
+        let (notices, mut noticed) = mpsc::channel(NOTICES);
+        let attempt = Attempt { client_data: client_data.clone(), cancel: cancel.clone(), notices };
+        let mut answer = self.key.assert(options.clone(), attempt);
+        loop {
+            tokio::select! {
+                biased;
+                Some(notice) = noticed.recv() => {
+                    self.tell_trouble(notice.text().to_owned(), last_trouble).await;
                 }
+                answered = &mut answer => return answered,
             }
+        }
+    }
+
+    /// Tells each trouble once, until it is another one.
+    async fn tell_trouble(&self, text: String, last: &mut Option<String>) {
+        if last.as_ref() != Some(&text) {
+            self.tell(TapEvent::Notice(text.clone())).await;
+            *last = Some(text);
         }
     }
 
@@ -132,9 +206,41 @@ impl Tapping {
     }
 }
 
+fn key_proof(credential: PublicKeyCredential) -> PresenceProof {
+    let credential = serde_json::to_value(credential).expect("WebAuthn's documents are JSON");
+    PresenceProof::Key { credential }
+}
+
+fn code_proof(code: &Code) -> PresenceProof {
+    PresenceProof::Code { code: Secret(code.digits().to_owned()) }
+}
+
+/// The outcome, if it is one of this purpose's.
+fn fitting(purpose: &CeremonyPurpose, outcome: CeremonyOutcome) -> Result<CeremonyOutcome, ApiError> {
+    let fits = match purpose {
+        CeremonyPurpose::Open(_) => matches!(outcome, CeremonyOutcome::Granted(_)),
+        CeremonyPurpose::Exec(_) => matches!(outcome, CeremonyOutcome::Remembered { .. }),
+        CeremonyPurpose::ManageDevices(_) => {
+            !matches!(outcome, CeremonyOutcome::Granted(_) | CeremonyOutcome::Remembered { .. })
+        }
+    };
+    let other = || ApiError::BadAnswer(serde::de::Error::custom("a ceremony ended as one of another kind"));
+    fits.then_some(outcome).ok_or_else(other)
+}
+
 fn is_worth_another_try(error: &ApiError) -> bool {
     matches!(
         error.code(),
         Some(ProblemCode::BadAssertion | ProblemCode::BadCode | ProblemCode::CeremonyEnded)
     )
+}
+
+fn once_more(error: &ApiError, tries_left: u32) -> String {
+    let tries = if tries_left == 1 { "1 try" } else { &format!("{tries_left} tries") };
+    match error.code() {
+        Some(ProblemCode::BadCode) => format!(
+            "That code was not accepted, {tries} left: each works once, so wait for the next one if you used it already."
+        ),
+        Some(_) | None => "The tap was not accepted: tap once more.".to_owned(),
+    }
 }

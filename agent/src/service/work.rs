@@ -1,6 +1,7 @@
 //! What the service has others do meanwhile, and what it does when they are done.
 
-use portlatch_protocol::api::{AccessAnswer, Catalogue, IssuedGrant, TunnelCertificate};
+use portlatch_protocol::api::ceremony::CeremonyOutcome;
+use portlatch_protocol::api::{AccessAnswer, Catalogue, TunnelCertificate};
 use portlatch_protocol::attach::Refusal;
 use tokio::sync::oneshot;
 
@@ -17,7 +18,7 @@ pub(super) enum Done {
     /// Control answered a request for access.
     Asked { id: RequestId, inode: u64, program: Option<Program>, answer: Result<AccessAnswer, ApiError> },
     /// A prompt's key and control have spoken.
-    Tapped { id: RequestId, end: Result<IssuedGrant, TapEnd> },
+    Tapped { id: RequestId, end: Result<CeremonyOutcome, TapEnd> },
     /// The daemon's tunnel key is certified, or is not.
     Certified { login: u64, result: Result<TunnelCertificate, ApiError> },
     /// The catalogue, or nothing new.

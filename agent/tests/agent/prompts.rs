@@ -81,8 +81,9 @@ async fn a_program_that_gave_up_is_served_when_it_comes_back() {
     person.sees("run it again").await;
 }
 
+/// C: after a denial the same program at the same resource is refused without a prompt.
 #[tokio::test]
-async fn a_denial_refuses_and_rests_the_port() {
+async fn a_denial_refuses_and_rests_the_resource() {
     let (machine, _person, mut agent) = Machine::attached("enter").await;
     let mut watch = machine.start(&["watch"]);
     watch.sees("Watching").await;
@@ -93,9 +94,12 @@ async fn a_denial_refuses_and_rests_the_port() {
     watch.types("d").await;
     assert_eq!(agent.refused(1).await, RefusalReason::Denied);
     watch.sees("you denied it").await;
-    agent.wants(2, 5432, 0).await;
+    watch.sees("billing-db for an unknown program rests for 30 s (lift 1)").await;
+    agent.wants(2, 6432, 0).await;
     assert_eq!(agent.refused(2).await, RefusalReason::CoolDown);
-    agent.wants(3, 6432, 0).await;
+    assert_eq!(machine.control.challenges(), 1, "no prompt was made for it");
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    agent.wants(3, 6432, inode(&socket)).await;
     agent.proceeds(3).await;
     agent.opens(3).await;
 }
