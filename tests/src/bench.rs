@@ -3,12 +3,13 @@
 //!
 //! A path is a way from the user's machine to a server in the company's network. The same load runs over each: plain TCP
 //! through a router, QUIC streams without TUN or proxy, and Portlatch. On the ends, [`wire`] says what client and server
-//! say to each other, [`path`] opens connections, [`server`], [`load`] and [`hold`] are the two ends. Around them,
+//! say to each other, [`path`] opens connections, [`server`], [`load`], [`hold`], [`dns`] and [`taps`] are the two ends. Around them,
 //! [`loads`] says which loads there are and which [`rows`] they give, [`field`] is the lab they run in, [`compare`] runs
-//! the rounds, [`idle`] those with idle connections, [`process`] looks at what programs use, and [`figures`], [`results`]
+//! the rounds, [`idle`] and [`waiting`] what is looked at while connections are idle or wait, [`process`] looks at what programs use, and [`figures`], [`results`]
 //! and [`report`] are what becomes of it.
 
 pub mod compare;
+pub mod dns;
 pub mod field;
 pub mod figures;
 pub mod hold;
@@ -21,4 +22,6 @@ mod report;
 pub mod results;
 pub mod rows;
 pub mod server;
+pub mod taps;
+pub mod waiting;
 pub mod wire;

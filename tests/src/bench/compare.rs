@@ -14,6 +14,10 @@ use super::process::{machine_time, processor_time};
 use super::report;
 use super::results::Results;
 use super::rows::{Row, Selection};
+use super::waiting::{self, waiting_rows};
+
+/// How long it is looked at what else runs on the machine.
+const LOOK_AROUND: Duration = Duration::from_secs(1);
 
 /// What is compared, and how.
 #[derive(Debug, clap::Args)]
@@ -39,6 +43,15 @@ pub struct Comparison {
     /// Its certificate
     #[arg(long)]
     certificate: PathBuf,
+    /// A DNS server on the direct path
+    #[arg(long)]
+    direct_dns: String,
+    /// Portlatch's, which knows the server
+    #[arg(long)]
+    portlatch_dns: String,
+    /// The server through Portlatch by ports that need a tap; the first of them
+    #[arg(long)]
+    taps: String,
     #[command(flatten)]
     pub(super) choice: Choice,
 }
@@ -66,8 +79,10 @@ pub struct Choice {
 /// All rows, in the table's order.
 pub fn catalogue() -> Vec<Row> {
     let mut rows: Vec<_> = LOADS.into_iter().flat_map(Load::rows).collect();
+    rows.extend(waiting_rows());
     rows.extend(memory_rows());
     rows.extend(beside_rows());
+    rows.sort_by_key(|row| row.section);
     rows
 }
 
@@ -78,6 +93,8 @@ pub(super) struct Bench<'a> {
     choice: &'a Choice,
     ways: Vec<Way>,
     selection: Selection,
+    /// What others used of the processors before the first round.
+    others: f64,
 }
 
 impl Comparison {
@@ -102,6 +119,7 @@ impl Comparison {
             choice: &self.choice,
             ways: self.ways()?,
             selection,
+            others: others()?,
         };
         for round in 1..=self.choice.rounds {
             bench.round(round);
@@ -114,16 +132,24 @@ impl Comparison {
             name: name.to_owned(),
             target: target.to_owned(),
             certificate: None,
+            dns: None,
+            taps: None,
             daemon: None,
             proxy: None,
         };
         let part = |name| Some(self.lab.join("pid").join(name));
         let quic = Way { certificate: Some(self.certificate.clone()), ..way("quic", &self.quic) };
-        let daemon = part("portlatchd");
-        let proxy = part("portlatch-proxy");
-        let portlatch = Way { daemon, proxy, ..way("portlatch", &self.portlatch) };
+        let (host, port) = self.taps.rsplit_once(':').context("--taps needs HOST:PORT")?;
+        let portlatch = Way {
+            dns: Some(self.portlatch_dns.clone()),
+            taps: Some((host.to_owned(), port.parse().context("--taps needs HOST:PORT")?)),
+            daemon: part("portlatchd"),
+            proxy: part("portlatch-proxy"),
+            ..way("portlatch", &self.portlatch)
+        };
+        let direct = Way { dns: Some(self.direct_dns.clone()), ..way("direct", &self.direct) };
         let chosen = Selection::new(&self.choice.paths);
-        let mut ways = vec![way("direct", &self.direct), quic, portlatch];
+        let mut ways = vec![direct, quic, portlatch];
         ways.retain(|way| chosen.has(&way.name));
         ensure!(!ways.is_empty(), "there is no such path: direct, quic, portlatch");
         Ok(ways)
@@ -132,8 +158,13 @@ impl Comparison {
     fn tell(&self, bench: &Bench<'_>) -> Result<()> {
         let ways: Vec<_> = bench.ways.iter().map(|way| way.name.as_str()).collect();
         let rows: Vec<_> = catalogue().into_iter().filter(|row| bench.wants(row)).collect();
-        let report =
-            report::Report { choice: &self.choice, ways: &ways, rows: &rows, results: &bench.results };
+        let report = report::Report {
+            choice: &self.choice,
+            ways: &ways,
+            rows: &rows,
+            results: &bench.results,
+            others: bench.others,
+        };
         let mut output = io::stdout().lock();
         output.write_all(report.text().as_bytes())?;
         output.flush()?;
@@ -156,6 +187,15 @@ impl Bench<'_> {
         self.ways.clone()
     }
 
+    /// Starts Portlatch's parts again, so that memory is looked at as after a machine's start.
+    pub(super) fn renew(&mut self, way: &Way, round: usize) {
+        if way.proxy.is_some() {
+            say(&format!("  starting {} again", way.name));
+            let renewed = self.field.renew(way);
+            self.note(&format!("starting {} again", way.name), round, renewed);
+        }
+    }
+
     /// What succeeded; what did not is remembered as a failure.
     pub(super) fn note<T>(&mut self, what: &str, round: usize, outcome: Result<T>) -> Option<T> {
         outcome
@@ -169,18 +209,17 @@ impl Bench<'_> {
 
     fn round(&mut self, round: usize) {
         say(&format!("round {round} of {}", self.choice.rounds));
+        waiting::run(self, round);
         idle::run(self, round);
         for load in LOADS {
+            let is_wanted = load.rows().iter().any(|row| self.wants(row));
             // What is kept beside idle connections needs the row without them.
-            let is_compared = || {
-                beside_idle().any(|beside| beside == load)
-                    && load.figures().iter().any(|figure| self.wants(&kept(&figure.row)))
-            };
-            if !load.rows().iter().any(|row| self.wants(row)) && !is_compared() {
-                continue;
-            }
+            let is_compared = beside_idle().any(|beside| beside == load)
+                && load.figures().iter().any(|figure| self.wants(&kept(&figure.row)));
             for way in self.ways() {
-                self.load_alone(load, &way, round);
+                if is_wanted || (is_compared && way.daemon.is_some()) {
+                    self.load_alone(load, &way, round);
+                }
             }
             self.compare(load, round);
         }
@@ -206,8 +245,9 @@ impl Bench<'_> {
 
     /// What the load program says of a load over a path.
     pub(super) fn load(&mut self, load: Load, way: &Way, round: usize) -> Option<Value> {
+        let order = load.order(way, round)?;
         say(&format!("  {} over {}", load.name(), way.name));
-        let given = self.field.load(way, Duration::from_secs(self.choice.seconds), &load.arguments());
+        let given = self.field.load(way, &order, Duration::from_secs(self.choice.seconds));
         self.note(&format!("{} over {}", load.name(), way.name), round, given)
     }
 
@@ -242,6 +282,15 @@ fn costs(way: &Way) -> [(Consumer, Option<Duration>); 3] {
         (Consumer::Proxy, of(&way.proxy)),
         (Consumer::Machine, machine_time().ok()),
     ]
+}
+
+/// What else the processors are busy with, of all they could do: it takes from every figure.
+fn others() -> Result<f64> {
+    let before = machine_time()?;
+    std::thread::sleep(LOOK_AROUND);
+    let spent = machine_time()?.saturating_sub(before);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    Ok(spent.as_secs_f64() / LOOK_AROUND.as_secs_f64() / cores as f64)
 }
 
 /// Where the run is, for whoever waits.

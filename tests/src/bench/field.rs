@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
+use super::loads::Order;
 use super::process;
 
 /// How long a part may take to end when it is asked to, and to serve after it was started.
@@ -29,6 +30,10 @@ pub struct Way {
     pub target: String,
     /// The server's, where it is reached by QUIC.
     pub certificate: Option<PathBuf>,
+    /// ADDRESS:PORT of a DNS server that knows the server by name.
+    pub dns: Option<String>,
+    /// The host and the first of the ports that each need a tap.
+    pub taps: Option<(String, u16)>,
     /// What carries it on the user's machine: the pid file of a session's leader.
     pub daemon: Option<PathBuf>,
     /// What carries it at the company's.
@@ -58,17 +63,17 @@ impl Field {
     ///
     /// # Errors
     /// If the path does not carry it.
-    pub fn load(&self, way: &Way, time: Duration, arguments: &[String]) -> Result<Value> {
-        let mut command = self.load_command(way);
-        command.args(["--seconds", &time.as_secs().to_string()]).args(arguments);
+    pub fn load(&self, way: &Way, order: &Order, time: Duration) -> Result<Value> {
+        let mut command = self.load_command(way, &order.target);
+        command.args(["--seconds", &time.as_secs().to_string()]).args(&order.arguments);
         let output = command.stderr(Stdio::inherit()).output().context("starting the load")?;
         ensure!(output.status.success(), "the load ended with {}", output.status);
         serde_json::from_slice(&output.stdout).context("reading the load's figures")
     }
 
-    fn load_command(&self, way: &Way) -> Command {
+    fn load_command(&self, way: &Way, target: &str) -> Command {
         let mut command = self.on("user", "jerry");
-        command.arg(&self.program).args(["load", "--target", &way.target]);
+        command.arg(&self.program).args(["load", "--target", target]);
         if let Some(certificate) = &way.certificate {
             command.arg("--certificate").arg(certificate);
         }
@@ -82,7 +87,7 @@ impl Field {
     pub fn wait_for(&self, way: &Way) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let mut probe = self.load_command(way);
+            let mut probe = self.load_command(way, &way.target);
             probe.arg("probe").stdout(Stdio::null()).stderr(Stdio::null());
             if probe.status().context("starting the load")?.success() {
                 return Ok(());
@@ -94,21 +99,17 @@ impl Field {
         }
     }
 
-    /// Starts what holds idle connections on a path.
+    /// Starts a load that is spoken with.
     ///
     /// # Errors
     /// If it cannot be started.
-    pub fn holder(&self, way: &Way) -> Result<Holder> {
-        let mut command = self.load_command(way);
-        let mut child = command
-            .arg("hold")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("starting the load")?;
-        let wanted = child.stdin.take().context("it has no input")?;
-        let told = BufReader::new(child.stdout.take().context("it has no output")?);
-        Ok(Holder { child, wanted: Some(wanted), told })
+    pub fn conversation(&self, way: &Way, order: &Order) -> Result<Conversation> {
+        let mut command = self.load_command(way, &order.target);
+        command.args(&order.arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().context("starting the load")?;
+        let input = child.stdin.take();
+        let output = BufReader::new(child.stdout.take().context("it has no output")?);
+        Ok(Conversation { child, input, output })
     }
 
     /// Ends Portlatch's proxy and daemon and starts them again, as fresh as at the machine's start.
@@ -157,40 +158,47 @@ pub fn end(leader: u32) -> Result<()> {
     bail!("process {leader} does not end")
 }
 
-/// A program that holds idle connections; dropped, it ends with them.
+/// A load that is spoken with, line by line; dropped, it ends.
 #[derive(Debug)]
-pub struct Holder {
+pub struct Conversation {
     child: Child,
-    wanted: Option<ChildStdin>,
-    told: BufReader<ChildStdout>,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
 }
 
-impl Holder {
-    /// Returns when so many connections are open.
+impl Conversation {
+    /// Says a line.
     ///
     /// # Errors
-    /// If one fails.
-    pub fn open(&mut self, connections: usize) -> Result<()> {
-        let wanted = self.wanted.as_mut().context("it has ended")?;
-        writeln!(wanted, "{connections}")?;
+    /// If the load has ended.
+    pub fn say(&mut self, line: &str) -> Result<()> {
+        let input = self.input.as_mut().context("the load has ended")?;
+        writeln!(input, "{line}").context("the load has ended")
+    }
+
+    /// The next line that it says.
+    ///
+    /// # Errors
+    /// If the load has ended.
+    pub fn hear(&mut self) -> Result<String> {
         let mut line = String::new();
-        ensure!(self.told.read_line(&mut line)? > 0, "connections fail");
-        Ok(())
+        ensure!(self.output.read_line(&mut line)? > 0, "the load has ended");
+        Ok(line)
     }
 
-    /// Closes them; returns when the other ends have closed them too.
+    /// Returns when it has ended by itself: nothing more is said to it.
     ///
     /// # Errors
-    /// If they do not.
-    pub fn close(mut self) -> Result<()> {
-        self.wanted = None;
+    /// If it failed.
+    pub fn end(mut self) -> Result<()> {
+        self.input = None;
         let status = self.child.wait()?;
-        ensure!(status.success(), "connections did not end: {status}");
+        ensure!(status.success(), "the load ended with {status}");
         Ok(())
     }
 }
 
-impl Drop for Holder {
+impl Drop for Conversation {
     fn drop(&mut self) {
         // It may have ended already.
         let _ = self.child.kill();

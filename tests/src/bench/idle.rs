@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::compare::Bench;
-use super::field::{Holder, Way, leader};
-use super::loads::{Load, beside, beside_idle, kept};
+use super::compare::{Bench, say};
+use super::field::{Conversation, Way, leader};
+use super::loads::{Load, Order, beside, beside_idle, kept};
 use super::process::{Memory, memory};
 use super::rows::{Goal, Row, Section, Unit};
 
@@ -85,11 +85,11 @@ pub(super) fn run(bench: &mut Bench<'_>, round: usize) {
     }
     let mut holders = Vec::new();
     for way in bench.ways().into_iter().filter(|way| way.daemon.is_some()) {
-        if wants_memory && way.proxy.is_some() {
-            let renewed = bench.field.renew(&way);
-            bench.note(&format!("starting {} again", way.name), round, renewed);
+        if wants_memory {
+            bench.renew(&way, round);
         }
-        let holder = bench.field.holder(&way);
+        let order = Order { target: way.target.clone(), arguments: vec!["hold".to_owned()] };
+        let holder = bench.field.conversation(&way, &order);
         if let Some(holder) = bench.note(&format!("idle connections over {}", way.name), round, holder) {
             holders.push((way, holder));
         }
@@ -99,6 +99,7 @@ pub(super) fn run(bench: &mut Bench<'_>, round: usize) {
         let wanted = looks.iter().any(|look| look.rows().any(|row| bench.wants(&row)));
         let is_last = Some(&connections) == CONNECTIONS.last();
         if wanted || (is_last && wants_beside) {
+            say(&format!("  {connections} idle connections"));
             hold(bench, &mut holders, connections, round);
         }
         if wanted {
@@ -109,19 +110,20 @@ pub(super) fn run(bench: &mut Bench<'_>, round: usize) {
         load(bench, &holders, round);
     }
     for (way, holder) in holders {
-        bench.note(&format!("closing idle connections over {}", way.name), round, holder.close());
+        bench.note(&format!("closing idle connections over {}", way.name), round, holder.end());
     }
 }
 
 /// A path that does not carry so many connections is left out from here on.
-fn hold(bench: &mut Bench<'_>, holders: &mut Vec<(Way, Holder)>, connections: usize, round: usize) {
+fn hold(bench: &mut Bench<'_>, holders: &mut Vec<(Way, Conversation)>, connections: usize, round: usize) {
     holders.retain_mut(|(way, holder)| {
         let what = format!("{connections} idle connections over {}", way.name);
-        bench.note(&what, round, holder.open(connections)).is_some()
+        let opened = holder.say(&connections.to_string()).and_then(|()| holder.hear());
+        bench.note(&what, round, opened).is_some()
     });
 }
 
-fn look(bench: &mut Bench<'_>, holders: &[(Way, Holder)], looks: &[Look], round: usize) {
+fn look(bench: &mut Bench<'_>, holders: &[(Way, Conversation)], looks: &[Look], round: usize) {
     let begin = Instant::now();
     for seconds in LOOKS {
         let due: Vec<_> = looks.iter().filter(|look| look.seconds == seconds).collect();
@@ -159,7 +161,7 @@ fn record(bench: &mut Bench<'_>, look: Look, way: &Way, held: Memory, round: usi
     }
 }
 
-fn load(bench: &mut Bench<'_>, holders: &[(Way, Holder)], round: usize) {
+fn load(bench: &mut Bench<'_>, holders: &[(Way, Conversation)], round: usize) {
     for load in beside_idle() {
         if !beside_rows_of(load).any(|row| bench.wants(&row)) {
             continue;

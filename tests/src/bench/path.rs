@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -88,6 +88,17 @@ impl Path {
         let connecting = endpoint.connect(target, SERVER_NAME)?;
         let connection = tokio::time::timeout(CONNECT, connecting).await.context("connecting")??;
         Ok(Self::Quic(connection))
+    }
+
+    /// The server's.
+    ///
+    /// # Errors
+    /// If it is reached by QUIC, where a load needs TCP.
+    pub fn address(&self) -> Result<SocketAddr> {
+        match self {
+            Self::Tcp(address) => Ok(*address),
+            Self::Quic(_) => bail!("this load is none for QUIC"),
+        }
     }
 
     /// A new connection.

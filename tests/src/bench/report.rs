@@ -18,6 +18,8 @@ pub(super) struct Report<'a> {
     /// The rows, in their order.
     pub(super) rows: &'a [Row],
     pub(super) results: &'a Results,
+    /// What others used of the processors before the first round.
+    pub(super) others: f64,
 }
 
 /// The path whose figures have goals.
@@ -30,12 +32,13 @@ impl Report<'_> {
         let mut text = format!(
             "{}, {} cores, Linux {}; rounds: {}, each {} s; medians (lowest-highest). Direct is plain TCP through a \
              router, unencrypted; QUIC is without TUN, stack and proxy; both it and Portlatch are encrypted. Everything, \
-             servers included, runs on these cores.\n",
+             servers included, runs on these cores. Other programs used {:.0} % of them before the first round.\n",
             text_of(&machine["cpu"]),
             machine["cores"],
             text_of(&machine["kernel"]),
             self.choice.rounds,
             self.choice.seconds,
+            self.others * 100.0,
         );
         let mut shown = None;
         let mut lines = Vec::new();
@@ -93,6 +96,7 @@ impl Report<'_> {
             "machine": machine(),
             "rounds": self.choice.rounds,
             "seconds": self.choice.seconds,
+            "used_by_others": self.others,
             "paths": self.ways,
             "rows": rows,
             "failures": self.results.failures(),
@@ -162,7 +166,7 @@ mod tests {
     fn table_and_json_show_every_figure_of_every_path() {
         let (choice, rows) = (choice(), catalogue());
         let results = results(&rows);
-        let report = Report { choice: &choice, ways: &WAYS, rows: &rows, results: &results };
+        let report = Report { choice: &choice, ways: &WAYS, rows: &rows, results: &results, others: 0.0 };
         let text = report.text();
         let line = text.lines().find(|line| line.starts_with("  upload, 8 flows ")).unwrap();
         for cell in ["2.00 (1.00-3.00)", "20.0 (10.0-30.0)", "200 (100-300)"] {
@@ -177,7 +181,7 @@ mod tests {
     fn a_row_with_a_goal_says_whether_it_holds() {
         let (choice, rows) = (choice(), catalogue());
         let results = results(&rows);
-        let report = Report { choice: &choice, ways: &WAYS, rows: &rows, results: &results };
+        let report = Report { choice: &choice, ways: &WAYS, rows: &rows, results: &results, others: 0.0 };
         let text = report.text();
         let line = text.lines().find(|line| line.starts_with("  1 byte, p50")).unwrap();
         assert_eq!(line.split_whitespace().rev().take(3).collect::<Vec<_>>(), ["yes", "130", "200"]);
@@ -189,7 +193,7 @@ mod tests {
     #[test]
     fn rows_without_figures_are_not_shown() {
         let (choice, rows, results) = (choice(), catalogue(), Results::default());
-        let report = Report { choice: &choice, ways: &WAYS, rows: &rows, results: &results };
+        let report = Report { choice: &choice, ways: &WAYS, rows: &rows, results: &results, others: 0.0 };
         assert_eq!(report.json()["rows"], json!([]));
     }
 }

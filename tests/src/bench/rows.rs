@@ -1,8 +1,8 @@
 //! What is measured, by name: each row of the table, its unit, and what it must reach and aims for. Which rows a load
 //! gives is [`super::loads`]'s.
 
-/// A part of the table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A part of the table, in its order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Section {
     /// Latency on one connection.
     RequestAndResponse,
@@ -10,6 +10,12 @@ pub enum Section {
     Bulk,
     /// Connect, one byte, close.
     NewConnections,
+    /// What moving bytes costs.
+    ProcessorTime,
+    /// Names.
+    Dns,
+    /// Prompts, and what waits for them.
+    Taps,
     /// What processes hold.
     Memory,
     /// All of this with many idle connections.
@@ -23,6 +29,9 @@ impl Section {
             Self::RequestAndResponse => "Request and response",
             Self::Bulk => "Bulk",
             Self::NewConnections => "New connections",
+            Self::ProcessorTime => "Processor time for 10^9 bytes",
+            Self::Dns => "DNS",
+            Self::Taps => "Taps",
             Self::Memory => "Memory",
             Self::BesideIdle => "Beside 10,000 idle connections",
         }
@@ -36,8 +45,12 @@ pub enum Unit {
     Gigabits,
     /// Millionths of a second.
     Micros,
+    /// Thousandths of a second.
+    Millis,
     /// How many a second.
     PerSecond,
+    /// How many.
+    Number,
     /// 1,024 bytes.
     Kilobytes,
     /// 1,024 times that.
@@ -54,7 +67,9 @@ impl Unit {
         match self {
             Self::Gigabits => "Gbit/s",
             Self::Micros => "us",
+            Self::Millis => "ms",
             Self::PerSecond => "1/s",
+            Self::Number => "",
             Self::Kilobytes => "KB",
             Self::Megabytes => "MB",
             Self::SecondsPerGigabyte => "s/GB",
@@ -66,7 +81,12 @@ impl Unit {
     pub const fn is_rate(self) -> bool {
         match self {
             Self::Gigabits | Self::PerSecond | Self::Share => true,
-            Self::Micros | Self::Kilobytes | Self::Megabytes | Self::SecondsPerGigabyte => false,
+            Self::Micros
+            | Self::Millis
+            | Self::Number
+            | Self::Kilobytes
+            | Self::Megabytes
+            | Self::SecondsPerGigabyte => false,
         }
     }
 }

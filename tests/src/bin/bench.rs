@@ -1,7 +1,7 @@
 //! `scripts/bench`'s program: both ends of a load, and the comparison of paths.
 
 use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,13 +9,16 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use portlatch_tests::bench::compare::{Comparison, catalogue};
+use portlatch_tests::bench::dns;
 use portlatch_tests::bench::hold::hold;
 use portlatch_tests::bench::load::{self, Direction};
 use portlatch_tests::bench::path::{Path, quic_endpoint};
 use portlatch_tests::bench::server::{serve_quic, serve_tcp};
+use portlatch_tests::bench::taps;
 use portlatch_tests::bench::wire::Span;
-use tokio::io::BufReader;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 /// Long enough for a path's first connection and for windows to grow.
 const WARM_UP: Duration = Duration::from_millis(500);
@@ -34,6 +37,15 @@ enum Command {
         /// Where it listens
         #[arg(long)]
         listen: SocketAddr,
+        /// At how many ports, from that one on
+        #[arg(long, default_value_t = 1)]
+        ports: u16,
+    },
+    /// A DNS server that answers every question with its own address
+    DnsServer {
+        /// Where it listens
+        #[arg(long)]
+        listen: SocketAddrV4,
     },
     /// The server's end, over QUIC
     QuicServer {
@@ -95,6 +107,30 @@ enum Load {
         #[arg(long, default_value_t = 1)]
         flows: usize,
     },
+    /// Questions for the server's address, many at once
+    Dns {
+        /// Who is asked
+        #[arg(long)]
+        server: SocketAddr,
+        /// For what
+        #[arg(long, default_value = "bench.corp.internal")]
+        name: String,
+    },
+    /// Connections to one port after another, each of which needs a tap
+    Taps {
+        /// How many
+        #[arg(long, default_value_t = 20)]
+        taps: u16,
+    },
+    /// Connections that wait for taps together; taps when a line comes on standard input
+    Waiting {
+        /// To how many ports
+        #[arg(long)]
+        ports: u16,
+        /// How many in all
+        #[arg(long)]
+        connections: usize,
+    },
     /// Opens as many connections as standard input says, line by line, and keeps them until it ends
     Hold,
 }
@@ -113,11 +149,18 @@ fn run() -> Result<()> {
         Command::Rows => {
             catalogue().iter().try_for_each(|row| print(&format!("{:40} {}\n", row.name, row.title)))
         }
-        Command::Server { listen } => runtime.block_on(async {
-            let listener =
-                TcpListener::bind(listen).await.with_context(|| format!("listening at {listen}"))?;
-            serve_tcp(listener).await
+        Command::Server { listen, ports } => runtime.block_on(async {
+            let mut servers = JoinSet::new();
+            for port in listen.port()..listen.port().saturating_add(ports) {
+                let listener = TcpListener::bind((listen.ip(), port)).await;
+                servers.spawn(serve_tcp(listener.with_context(|| format!("listening at port {port}"))?));
+            }
+            servers.join_next().await.context("no port to listen at")??
         }),
+        Command::DnsServer { listen } => {
+            let socket = UdpSocket::bind(listen).with_context(|| format!("listening at {listen}"))?;
+            dns::answer(&socket, listen.ip().octets())
+        }
         Command::QuicServer { listen, certificate } => runtime.block_on(async {
             let (endpoint, der) = quic_endpoint(listen).with_context(|| format!("listening at {listen}"))?;
             // Written aside first: whoever waits for the file finds all of it.
@@ -148,6 +191,17 @@ async fn put(path: &Path, load: &Load, time: Duration) -> Result<()> {
         Load::Crr { parallel } => load::new_connections(path, parallel, span).await?,
         Load::Bulk { direction, flows } => load::bulk(path, direction, flows, span).await?,
         Load::Both { flows } => load::both_ways(path, flows, span).await?,
+        Load::Dns { server, ref name } => dns::ask(server, name, path.address()?.ip(), span)?,
+        Load::Taps { taps } => taps::one_by_one(path.address()?, taps).await?,
+        Load::Waiting { ports, connections } => {
+            let waiting = async || {
+                print("all wait\n")?;
+                let mut line = String::new();
+                BufReader::new(tokio::io::stdin()).read_line(&mut line).await?;
+                Ok(())
+            };
+            taps::all_at_once(path.address()?, ports, connections, waiting).await?
+        }
         Load::Hold => {
             let tell = |held| print(&format!("{held} connections are open\n"));
             return hold(path, BufReader::new(tokio::io::stdin()), tell).await;
