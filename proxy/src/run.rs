@@ -16,7 +16,7 @@ use portlatch_control::control::{Control, ControlSettings};
 use portlatch_control::keys::Keys;
 use portlatch_protocol::resource::ProxyAddress;
 use portlatch_proxy::certificate::ServerCertificate;
-use portlatch_proxy::endpoint::{self, EndpointSettings};
+use portlatch_proxy::endpoint::{self, EndpointSettings, UdpPort};
 use portlatch_proxy::listener::{Certificates, Listener};
 use portlatch_proxy::proxy::Proxy;
 use portlatch_proxy::record::Recorder;
@@ -44,8 +44,8 @@ pub(crate) async fn run(dir: &Path, config: ProxyConfig) -> anyhow::Result<()> {
     let _lock = RunLock::take(dir)?;
     // Before anything is there to be stopped.
     let signals = Signals::listen().context("listening to signals")?;
-    let service = Service::open(dir, config).await?;
-    service.serve(signals).await
+    let (service, port) = Service::open(dir, config).await?;
+    service.serve(port, signals).await
 }
 
 /// All parts, open and not yet serving.
@@ -59,12 +59,11 @@ struct Service {
     tunnels: Arc<ServerCertificate>,
     certificates: Certificates,
     pages: Option<PagesFiles>,
-    endpoint: quinn::Endpoint,
     listener: Listener,
 }
 
 impl Service {
-    async fn open(dir: &Path, config: ProxyConfig) -> anyhow::Result<Self> {
+    async fn open(dir: &Path, config: ProxyConfig) -> anyhow::Result<(Self, UdpPort)> {
         let clock = Clock::system();
         let keys = Keys::open(dir)?;
         let spool = Arc::new(open_spool(dir, &config, &clock)?);
@@ -99,9 +98,9 @@ impl Service {
             certificate: Arc::clone(&tunnels),
             reset_secret: own::reset_secret(dir)?,
         };
-        let endpoint = endpoint::open(settings, Arc::clone(&proxy.view))?;
+        let port = endpoint::open(settings, Arc::clone(&proxy.view))?;
         let listener = Listener::open(config.listen, control.authority(), certificates.clone(), &proxy.view)?;
-        Ok(Self {
+        let service = Self {
             config,
             clock,
             spool,
@@ -111,12 +110,12 @@ impl Service {
             tunnels,
             certificates,
             pages,
-            endpoint,
             listener,
-        })
+        };
+        Ok((service, port))
     }
 
-    async fn serve(self, signals: Signals) -> anyhow::Result<()> {
+    async fn serve(self, port: UdpPort, signals: Signals) -> anyhow::Result<()> {
         let (proxy, control) = (Arc::clone(&self.proxy), Arc::clone(&self.control));
         proxy.recorder.write(Event::new(EventKind::ProxyStart)).await?;
         let control_stop = CancellationToken::new();
@@ -124,7 +123,7 @@ impl Service {
             let (control, stop) = (Arc::clone(&control), control_stop.clone());
             async move { control.run(stop).await }
         });
-        let mut tunnels = tokio::spawn(endpoint::serve(Arc::clone(&proxy), self.endpoint.clone()));
+        let mut tunnels = tokio::spawn(endpoint::serve(Arc::clone(&proxy), port));
         let address = ProxyAddress {
             name: self.config.name.clone(),
             host: self.config.public.host.to_string(),
