@@ -21,6 +21,7 @@ use crate::admin::SessionLine;
 use crate::api::problem::Denial;
 use crate::audit_log::AuditLog;
 use crate::authority::{AuthorityError, ProvenKey, ServerIdentity};
+use crate::browser::Browsers;
 use crate::ceremony::{Ceremonies, Challenge};
 use crate::documents::Document;
 use crate::documents::labels::Labels;
@@ -117,6 +118,7 @@ pub struct Control {
     pub(crate) audit: AuditLog,
     pub(crate) relying_party: RelyingParty,
     pub(crate) ceremonies: Ceremonies,
+    pub(crate) browsers: Browsers,
     pub(crate) passwords: Passwords,
     pub(crate) login_limits: LoginLimits,
     pub(crate) access_limits: AccessLimits,
@@ -177,6 +179,7 @@ impl Control {
             audit: AuditLog::new(audit, clock),
             relying_party,
             ceremonies: Ceremonies::default(),
+            browsers: Browsers::new(&keys),
             passwords: Passwords::new()?,
             login_limits: LoginLimits::default(),
             access_limits: AccessLimits::default(),
@@ -209,6 +212,11 @@ impl Control {
     /// The agent's API. Whoever serves it puts a [`crate::api::Peer`] on each request.
     pub fn router(self: &Arc<Self>) -> axum::Router {
         crate::api::router(self.clone())
+    }
+
+    /// The pages. Whoever serves them puts a [`crate::pages::Visitor`] on each request.
+    pub fn pages(self: &Arc<Self>) -> axum::Router {
+        crate::pages::router(self.clone())
     }
 
     /// Runs until cancelled: the administrator's socket, and everything that happens by time.

@@ -71,6 +71,7 @@ impl Control {
         for user in &gone {
             self.store.remove_user(user, self.clock.time_of_day()).await?;
             self.note_ended(self.ceremonies.forget_user(user), "user_gone").await;
+            self.forget_pages_of(user, "user_gone").await;
         }
         Ok(gone)
     }

@@ -120,6 +120,7 @@ impl Store {
             "DELETE FROM logins WHERE expires < ?",
             "DELETE FROM enrolments WHERE expires < ?",
             "DELETE FROM join_tokens WHERE expires < ?",
+            "DELETE FROM web_sessions WHERE expires < ?",
         ] {
             sqlx::query(statement).bind(kept).execute(&self.writer).await?;
         }

@@ -12,12 +12,14 @@ use webauthn_rs::prelude::{
     WebauthnError,
 };
 use webauthn_rs::{Webauthn, WebauthnBuilder};
+use webauthn_rs_proto::{CreationChallengeResponse, RequestChallengeResponse};
 
 use self::client_data::ClientData;
 use crate::store::credentials::StoredCredential;
 use crate::store::users::HANDLE_BYTES;
 use crate::store::{Store, StoreError};
 
+mod browser;
 pub mod client_data;
 
 /// Why an answer of a security key was not accepted. The peer hears none of it; the audit does.
@@ -101,6 +103,7 @@ pub enum TapStrength {
 pub struct RelyingParty {
     webauthn: Webauthn,
     agent_origin: String,
+    browser_origin: String,
 }
 
 /// The cluster's host cannot be a relying party's name.
@@ -119,7 +122,8 @@ impl RelyingParty {
             443 => format!("https://{host}"),
             port => format!("https://{host}:{port}"),
         };
-        let browser = Url::parse(&browser).map_err(|_| bad())?;
+        let browser_origin = browser;
+        let browser = Url::parse(&browser_origin).map_err(|_| bad())?;
         let agent_origin = agent_origin(host);
         let agent = Url::parse(&agent_origin).map_err(|_| bad())?;
         let webauthn = WebauthnBuilder::new(host.as_str(), &browser)
@@ -131,7 +135,12 @@ impl RelyingParty {
             .danger_set_user_presence_only_security_keys(true)
             .build()
             .map_err(|_| bad())?;
-        Ok(Self { webauthn, agent_origin })
+        Ok(Self { webauthn, agent_origin, browser_origin })
+    }
+
+    /// The origin of this cluster's pages.
+    pub fn browser_origin(&self) -> &str {
+        &self.browser_origin
     }
 
     /// Begins an enrolment: WebAuthn's document for the key, and what verifies the answer.
@@ -144,9 +153,18 @@ impl RelyingParty {
         handle: [u8; HANDLE_BYTES],
         known: &[StoredCredential],
     ) -> Result<(serde_json::Value, SecurityKeyRegistration), KeyError> {
+        let (options, state) = self.start_enrolment(user, handle, known)?;
+        Ok((serde_json::to_value(options).map_err(|_| KeyError::Malformed)?, state))
+    }
+
+    fn start_enrolment(
+        &self,
+        user: &UserName,
+        handle: [u8; HANDLE_BYTES],
+        known: &[StoredCredential],
+    ) -> Result<(CreationChallengeResponse, SecurityKeyRegistration), KeyError> {
         let exclude: Vec<_> = known.iter().map(|key| key.security_key.cred_id().clone()).collect();
-        let (options, state) = self
-            .webauthn
+        self.webauthn
             .start_securitykey_registration(
                 Uuid::from_bytes(handle),
                 user.as_str(),
@@ -155,8 +173,7 @@ impl RelyingParty {
                 None,
                 None,
             )
-            .map_err(KeyError::Refused)?;
-        Ok((serde_json::to_value(options).map_err(|_| KeyError::Malformed)?, state))
+            .map_err(KeyError::Refused)
     }
 
     /// Verifies what a new key answered to an agent.
@@ -169,7 +186,7 @@ impl RelyingParty {
         state: &SecurityKeyRegistration,
     ) -> Result<SecurityKey, KeyError> {
         let client_data = ClientData::of_answer(answer)?;
-        self.check_path(&client_data)?;
+        check_path(&client_data, &self.agent_origin)?;
         let answer = serde_json::from_value(answer.clone()).map_err(|_| KeyError::Malformed)?;
         self.webauthn.finish_securitykey_registration(&answer, state).map_err(KeyError::Refused)
     }
@@ -183,6 +200,15 @@ impl RelyingParty {
         keys: &[StoredCredential],
         strength: TapStrength,
     ) -> Result<(serde_json::Value, SecurityKeyAuthentication), KeyError> {
+        let (options, state) = self.start_tap(keys, strength)?;
+        Ok((serde_json::to_value(options).map_err(|_| KeyError::Malformed)?, state))
+    }
+
+    fn start_tap(
+        &self,
+        keys: &[StoredCredential],
+        strength: TapStrength,
+    ) -> Result<(RequestChallengeResponse, SecurityKeyAuthentication), KeyError> {
         if keys.is_empty() {
             return Err(KeyError::UnknownKey);
         }
@@ -192,7 +218,7 @@ impl RelyingParty {
         if strength == TapStrength::Verification {
             options.public_key.user_verification = webauthn_rs_proto::UserVerificationPolicy::Required;
         }
-        Ok((serde_json::to_value(options).map_err(|_| KeyError::Malformed)?, state))
+        Ok((options, state))
     }
 
     /// Verifies what a key answered to an agent; keeps its counter.
@@ -211,10 +237,21 @@ impl RelyingParty {
         now: TimeOfDay,
     ) -> Result<VerifiedTap, KeyError> {
         let client_data = ClientData::of_answer(answer)?;
-        self.check_path(&client_data)?;
+        check_path(&client_data, &self.agent_origin)?;
         if expected.context != client_data.context.as_ref() {
             return Err(KeyError::Context);
         }
+        self.verify_tap(answer, expected, store, now).await
+    }
+
+    /// What does not depend on the path by which an answer came.
+    async fn verify_tap(
+        &self,
+        answer: &serde_json::Value,
+        expected: &ExpectedTap<'_>,
+        store: &Store,
+        now: TimeOfDay,
+    ) -> Result<VerifiedTap, KeyError> {
         client_data::check_extensions(answer)?;
         let parsed: webauthn_rs::prelude::PublicKeyCredential =
             serde_json::from_value(answer.clone()).map_err(|_| KeyError::Malformed)?;
@@ -228,15 +265,25 @@ impl RelyingParty {
         keep_counter(&verified, expected.user, store, now).await
     }
 
-    /// An agent's origin alone: a browser's page cannot stand in for the agent.
-    fn check_path(&self, client_data: &ClientData) -> Result<(), KeyError> {
-        if client_data.origin != self.agent_origin {
-            return Err(KeyError::Origin);
+    /// A browser's origin alone, and nothing that an agent would have added.
+    fn check_browser(&self, answer: &serde_json::Value) -> Result<(), KeyError> {
+        let client_data = ClientData::of_answer(answer)?;
+        check_path(&client_data, &self.browser_origin)?;
+        match client_data.context {
+            Some(_) => Err(KeyError::Context),
+            None => Ok(()),
         }
-        match client_data.cross_origin {
-            Some(true) => Err(KeyError::CrossOrigin),
-            Some(false) | None => Ok(()),
-        }
+    }
+}
+
+/// Each path takes its own origin alone: a browser's page cannot stand in for the agent, nor the agent for a page.
+fn check_path(client_data: &ClientData, origin: &str) -> Result<(), KeyError> {
+    if client_data.origin != origin {
+        return Err(KeyError::Origin);
+    }
+    match client_data.cross_origin {
+        Some(true) => Err(KeyError::CrossOrigin),
+        Some(false) | None => Ok(()),
     }
 }
 

@@ -4,10 +4,8 @@
 //! | ALPN | policy |
 //! |---|---|
 //! | `portlatch-api/1` | TLS 1.3, a login's certificate or none, HTTP/1.1 to control's API |
-//! | `http/1.1` or none | no certificate asked, a page that says what this is |
+//! | `http/1.1` or none | no certificate asked, control's pages |
 //! | `portlatch/1` and all else | refused with the alert "no application protocol" |
-
-mod page;
 
 use std::io;
 use std::net::SocketAddr;
@@ -60,6 +58,15 @@ pub struct ApiPeer {
     pub certificate: Option<Bytes>,
     /// From where.
     pub address: SocketAddr,
+}
+
+/// Who makes the requests of a connection, by the policy that it came under.
+#[derive(Debug, Clone)]
+pub enum Caller {
+    /// An agent, at the API.
+    Agent(ApiPeer),
+    /// A browser at this address, at the pages.
+    Browser(SocketAddr),
 }
 
 /// Why there is no listener.
@@ -129,11 +136,11 @@ impl Listener {
         self.socket.local_addr()
     }
 
-    /// Serves until everything ends; `api` makes the service of one connection. While draining it serves on: agents ask
-    /// where else to go.
-    pub async fn serve<F, S, B>(self, stop: Stop, api: F)
+    /// Serves until everything ends; `service` makes the service of one connection. While draining it serves on: agents
+    /// ask where else to go.
+    pub async fn serve<F, S, B>(self, stop: Stop, service: F)
     where
-        F: Fn(ApiPeer) -> S + Clone + Send + 'static,
+        F: Fn(Caller) -> S + Clone + Send + 'static,
         S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
         S::Future: Send,
         S::Error: std::error::Error + Send + Sync + 'static,
@@ -161,7 +168,7 @@ impl Listener {
                 pages_config: Arc::clone(&self.pages),
                 _place: place,
             };
-            connections.spawn(connection.serve(stream, underway, api.clone()));
+            connections.spawn(connection.serve(stream, underway, service.clone()));
         }
     }
 
@@ -220,9 +227,9 @@ enum Asked {
 }
 
 impl Connection {
-    async fn serve<F, S, B>(self, stream: TcpStream, underway: Place, api: F)
+    async fn serve<F, S, B>(self, stream: TcpStream, underway: Place, service: F)
     where
-        F: Fn(ApiPeer) -> S,
+        F: Fn(Caller) -> S,
         S: Service<Request<Incoming>, Response = Response<B>>,
         S::Error: std::error::Error + Send + Sync + 'static,
         B: Body + 'static,
@@ -236,14 +243,14 @@ impl Connection {
             Err(_) => return tracing::debug!(address = %self.address, "no TLS in time"),
         };
         let address = self.address;
-        let served = match asked {
+        let caller = match asked {
             Asked::Api => match peer_of(&stream, address) {
-                Some(peer) => serve_http(stream, WithDeadline(api(peer))).await,
+                Some(peer) => Caller::Agent(peer),
                 None => return,
             },
-            Asked::Pages => serve_http(stream, WithDeadline(page::Page)).await,
+            Asked::Pages => Caller::Browser(address),
         };
-        if let Err(error) = served {
+        if let Err(error) = serve_http(stream, WithDeadline(service(caller))).await {
             tracing::debug!(%error, %address, "a connection ended badly");
         }
     }

@@ -26,7 +26,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use self::adapters::{ControlMessages, ProxySessions, serve_api};
+use self::adapters::{ControlMessages, ProxySessions, serve_control};
 use self::own::{ProxyKey, RunLock};
 use self::pages::PagesFiles;
 
@@ -170,7 +170,7 @@ impl Service {
         let messages = ControlMessages(self.control.watch(self.config.name, self.config.labels));
         let mut tasks = JoinSet::new();
         tasks.spawn(follow(Arc::clone(&proxy), messages));
-        tasks.spawn(self.listener.serve(proxy.stop.clone(), serve_api(&self.control)));
+        tasks.spawn(self.listener.serve(proxy.stop.clone(), serve_control(&self.control)));
         if let Some(files) = self.pages {
             tasks.spawn(files.follow(self.certificates.pages, proxy.stop.clone()));
         }

@@ -63,7 +63,8 @@ impl Denial {
         }
     }
 
-    const fn status(&self) -> StatusCode {
+    /// Its status in HTTP.
+    pub const fn status(&self) -> StatusCode {
         match self {
             Self::BadLogin | Self::LoginEnded => StatusCode::UNAUTHORIZED,
             Self::CeremonyEnded => StatusCode::GONE,

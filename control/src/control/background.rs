@@ -71,6 +71,7 @@ fn was_set_back(before: &mut i64, now: i64) -> bool {
 async fn look(control: &Control) {
     let lapsed = control.ceremonies.take_expired(control.clock.boot_time());
     control.note_ended(lapsed, "timed_out").await;
+    control.note_lapsed_pages().await;
     let now = control.clock.time_of_day();
     for lock in ended_locks(control, now) {
         let (detail, reason) = (Some(format!("lock/{}", lock.id)), Some("expired".to_owned()));

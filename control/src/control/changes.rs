@@ -168,6 +168,7 @@ impl Control {
         let reset = self.store.reset_user(name, &token_hash(&token), expires, now).await;
         reset.map_err(Denial::from)?;
         self.note_ended(self.ceremonies.forget_user(name), "reset").await;
+        self.forget_pages_of(name, "reset").await;
         self.settle().await;
         let event = Event { user: Some(name.clone()), ..Event::new(EventKind::TokenCreate) };
         self.note_change(event, actor).await;
@@ -257,7 +258,8 @@ impl Control {
         ParseContext { public_host: self.cluster().clone() }
     }
 
-    fn authority_part(&self) -> String {
+    /// Host and port of the pages and the API, as a URL has them.
+    pub(crate) fn authority_part(&self) -> String {
         match self.settings.public_port {
             443 => self.cluster().to_string(),
             port => format!("{}:{port}", self.cluster()),

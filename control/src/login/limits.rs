@@ -33,7 +33,7 @@ pub struct Rate {
 /// The limits on logging in.
 #[derive(Debug)]
 pub struct LoginLimits {
-    pub(super) by_address: Limit<IpAddr>,
+    pub(crate) by_address: Limit<IpAddr>,
     by_user: Limit<UserName>,
     /// Names that nobody has stand apart: a flood of them must not keep users out.
     by_stranger: Limit<UserName>,
@@ -53,7 +53,7 @@ impl Default for LoginLimits {
 
 impl LoginLimits {
     /// The limit on attempts with this name.
-    pub(super) fn by_name(&self, standing: &Standing, user: &UserName) -> &Limit<UserName> {
+    pub(crate) fn by_name(&self, standing: &Standing, user: &UserName) -> &Limit<UserName> {
         if standing.has_user(user) { &self.by_user } else { &self.by_stranger }
     }
 }

@@ -1,8 +1,6 @@
 //! Who is signed in at the pages. A session is known by the hash of its cookie; it ends by itself, with its user, and
 //! with the key that opened it.
 
-use std::time::Duration;
-
 use portlatch_clock::TimeOfDay;
 use portlatch_protocol::names::{Id, UserName};
 use sqlx::Row as _;
@@ -111,19 +109,5 @@ impl Store {
             .execute(&self.writer)
             .await?;
         Ok(done.rows_affected() == 1)
-    }
-
-    /// Forgets sessions that are over, used or not, or that nobody has used for so long.
-    ///
-    /// # Errors
-    /// [`StoreError`] if the database cannot be written.
-    pub async fn sweep_web_sessions(&self, idle: Duration, now: TimeOfDay) -> Result<(), StoreError> {
-        let idle = i64::try_from(idle.as_millis()).unwrap_or(i64::MAX);
-        sqlx::query("DELETE FROM web_sessions WHERE expires <= ?1 OR last_used <= ?2 OR last_used > ?1")
-            .bind(now.0)
-            .bind(now.0.saturating_sub(idle))
-            .execute(&self.writer)
-            .await?;
-        Ok(())
     }
 }

@@ -79,6 +79,11 @@ impl Standing {
         self.world.login_ttl(user).unwrap_or(DEFAULT_LOGIN_TTL)
     }
 
+    /// The lock that stands against a user, wherever: `Some`, with its message if it has one.
+    pub fn lock_on_user(&self, user: &UserName, now: TimeOfDay) -> Option<Option<String>> {
+        self.lock(Concerned { user, device: None, login: None, resource: None }, now)
+    }
+
     /// The lock that stands against a user or device: `Some`, with its message if it has one.
     pub fn lock_on_person(
         &self,

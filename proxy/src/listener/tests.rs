@@ -30,13 +30,18 @@ impl Port {
         let any = "127.0.0.1:0".parse().unwrap();
         let listener = Listener::open(any, ca.authority(), certificates, &view).unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), Stop::default());
-        let api = |peer: ApiPeer| {
+        let service = |caller: Caller| {
             hyper::service::service_fn(move |_: Request<Incoming>| {
-                let who = peer.identity.as_ref().map_or("nobody".into(), ToString::to_string);
+                let who = match &caller {
+                    Caller::Agent(peer) => {
+                        peer.identity.as_ref().map_or("nobody".into(), ToString::to_string)
+                    }
+                    Caller::Browser(address) => format!("a browser at {}", address.ip()),
+                };
                 async move { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(who)))) }
             })
         };
-        tokio::spawn(listener.serve(stop.clone(), api));
+        tokio::spawn(listener.serve(stop.clone(), service));
         Self { ca, address, stop }
     }
 
@@ -94,7 +99,7 @@ async fn certificates_of_other_kinds_are_refused_at_the_api() {
 async fn a_browser_gets_a_page_and_is_asked_for_no_certificate() {
     let port = Port::open();
     let page = port.get(HTTP_ALPN, None).await.unwrap();
-    assert!(page.starts_with("HTTP/1.1 200 OK") && page.contains("Portlatch"), "{page}");
+    assert!(page.starts_with("HTTP/1.1 200 OK") && page.ends_with("a browser at 127.0.0.1"), "{page}");
 }
 
 #[tokio::test]
@@ -116,5 +121,5 @@ async fn peers_that_say_nothing_keep_nobody_waiting() {
         silent.push(TcpStream::connect(port.address).await.unwrap());
     }
     let page = timeout(Duration::from_secs(5), port.get(HTTP_ALPN, None)).await;
-    assert!(page.expect("others are served").unwrap().contains("Portlatch"));
+    assert!(page.expect("others are served").unwrap().ends_with("a browser at 127.0.0.1"));
 }

@@ -11,10 +11,11 @@ use portlatch_clock::TimeOfDay;
 use portlatch_control::admin::SessionLine;
 use portlatch_control::api::Peer;
 use portlatch_control::control::{Control, LiveSessions};
+use portlatch_control::pages::Visitor;
 use portlatch_control::watch::Watch;
 use portlatch_protocol::names::Id;
 use portlatch_protocol::watch::WatchMessage;
-use portlatch_proxy::listener::ApiPeer;
+use portlatch_proxy::listener::Caller;
 use portlatch_proxy::proxy::Proxy;
 use portlatch_proxy::sessions::{Killed, LiveSession};
 use portlatch_proxy::watch::ControlWatch;
@@ -64,31 +65,48 @@ fn rfc3339(time: TimeOfDay) -> String {
     moment.and_then(|moment| moment.format(form).ok()).unwrap_or_default()
 }
 
-/// What makes the API's service of one connection: control's router, told who is there.
-pub(super) fn serve_api(control: &Arc<Control>) -> impl Fn(ApiPeer) -> ApiService + Clone + Send + 'static {
-    let router = TowerToHyperService::new(control.router());
-    move |peer| {
-        let certificate = peer.certificate.map(|der| der.to_vec());
-        let peer = Peer { identity: peer.identity, certificate, address: peer.address };
-        ApiService { router: router.clone(), peer }
+/// What makes the service of one connection to the TCP port: control's API or its pages, told who is there.
+pub(super) fn serve_control(
+    control: &Arc<Control>,
+) -> impl Fn(Caller) -> ControlService + Clone + Send + 'static {
+    let api = TowerToHyperService::new(control.router());
+    let pages = TowerToHyperService::new(control.pages());
+    move |caller| match caller {
+        Caller::Agent(peer) => {
+            let certificate = peer.certificate.map(|der| der.to_vec());
+            let peer = Peer { identity: peer.identity, certificate, address: peer.address };
+            ControlService { router: api.clone(), peer: AtPort::Agent(peer) }
+        }
+        Caller::Browser(address) => {
+            ControlService { router: pages.clone(), peer: AtPort::Browser(Visitor { address }) }
+        }
     }
 }
 
 type Router = TowerToHyperService<axum::Router>;
 
-/// The API as one peer sees it.
-pub(super) struct ApiService {
+/// Control as one peer sees it.
+pub(super) struct ControlService {
     router: Router,
-    peer: Peer,
+    peer: AtPort,
 }
 
-impl Service<Request<Incoming>> for ApiService {
+/// Who is there, as control's routers want to know it.
+enum AtPort {
+    Agent(Peer),
+    Browser(Visitor),
+}
+
+impl Service<Request<Incoming>> for ControlService {
     type Response = <Router as Service<Request<Incoming>>>::Response;
     type Error = <Router as Service<Request<Incoming>>>::Error;
     type Future = <Router as Service<Request<Incoming>>>::Future;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        request.extensions_mut().insert(self.peer.clone());
+        match &self.peer {
+            AtPort::Agent(peer) => drop(request.extensions_mut().insert(peer.clone())),
+            AtPort::Browser(visitor) => drop(request.extensions_mut().insert(*visitor)),
+        }
         self.router.call(request)
     }
 }
