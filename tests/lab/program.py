@@ -4,6 +4,7 @@ program.py connect HOST PORT [TIMES]      connects and closes, TIMES in a row; a
 program.py at-once HOST PORT COUNT        COUNT connections at once, each a round trip through echo, none closed before
                                           all are made; JSON {result: count}
 program.py talk HOST PORT                 "connected", then each line of its input to echo and back; says how it ends
+program.py talk-within HOST PORT SECS     likewise, and gives the handshake no more than SECS
 program.py listen HOST PORT               "connected", then only reads; says how it ends, and after how many ms
 program.py half-close HOST PORT COUNT     sends COUNT bytes, shuts its sending side, then reads all (tally); JSON
 program.py download HOST PORT COUNT       has source send COUNT bytes, reads all; JSON
@@ -52,11 +53,12 @@ def resolve(host, port):
     return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
 
 
-def connect(host, port):
+def connect(host, port, handshake=PATIENCE):
     family, kind, protocol, _, address = resolve(host, port)
     connection = socket.socket(family, kind, protocol)
-    connection.settimeout(PATIENCE)
+    connection.settimeout(handshake)
     connection.connect(address)
+    connection.settimeout(PATIENCE)
     return connection
 
 
@@ -109,9 +111,9 @@ def at_once(host, port, count):
     say(json.dumps(results))
 
 
-def talk(host, port):
+def talk(host, port, handshake=PATIENCE):
     try:
-        connection = connect(host, port)
+        connection = connect(host, port, float(handshake))
         say("connected")
         with connection.makefile("rb") as lines:
             for line in sys.stdin.buffer:
@@ -220,6 +222,7 @@ COMMANDS = {
     "connect": try_connect,
     "at-once": at_once,
     "talk": talk,
+    "talk-within": talk,
     "listen": listen,
     "half-close": half_close,
     "download": download,

@@ -327,6 +327,11 @@ impl Lab {
         self.try_administer(&["apply", "-f", file.to_str().expect("the lab's path is ASCII")])
     }
 
+    /// Starts one of the servers that few tests need (`tests/lab/more_servers.bash`).
+    pub fn serve(&self, server: &str) {
+        script(&["serve", "--dir", self.path(), server]);
+    }
+
     /// Presses Enter in the terminal of a user's agent: the tap of a key in [`Taps::Enter`].
     pub fn tap(&self, account: Account) {
         self.type_to_agent(account, "\n");

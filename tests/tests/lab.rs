@@ -7,8 +7,10 @@ mod lab {
     mod bad_input;
     mod bulk;
     mod crashes;
+    mod holding;
     mod names;
     mod programs;
+    mod real_clients;
     mod refusals;
     mod revocation;
     mod roles;
