@@ -14,12 +14,14 @@ use webauthn_rs_proto::{
 };
 
 use crate::ceremony::ClientData;
+use crate::safe_text::sentence;
 
 pub(crate) mod attestation;
+pub(crate) mod pin_entry;
+mod purpose;
 #[cfg(feature = "software-key")]
 pub(crate) mod software;
 pub(crate) mod usb;
-mod usb_error;
 
 /// Notices that a key has for the person, waiting to be shown; more are dropped, the newest matters least.
 pub(crate) const NOTICES: usize = 8;
@@ -63,24 +65,40 @@ impl Attempt {
 }
 
 /// What a person should know while the key waits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum KeyNotice {
     /// No key is there.
     PlugIn,
-    /// A key is there and was not enrolled by this user.
+    /// No key that is there was enrolled by this user.
     WrongKey,
+    /// One that was not was touched, and another one blinks.
+    WrongKeyTouched,
+    /// The key did not know the finger.
+    UnknownFinger,
+    /// The PIN was right, and a touch is still to come.
+    TouchNow,
+    /// Another program uses the key.
+    InUse,
+    /// A key is of no use, and another one may be.
+    Trouble(String),
     /// A software key waits for Enter.
     PressEnter,
 }
 
 impl KeyNotice {
     /// For the person.
-    pub(crate) const fn text(self) -> &'static str {
-        match self {
+    pub(crate) fn text(&self) -> String {
+        let text = match self {
             Self::PlugIn => "Plug in your security key.",
             Self::WrongKey => "This security key is not enrolled for you: plug in the one that is.",
+            Self::WrongKeyTouched => "That security key is not enrolled for you: tap the other one.",
+            Self::UnknownFinger => "The security key does not know this finger: try again, or another one.",
+            Self::TouchNow => "Now tap your security key.",
+            Self::InUse => "Another program uses your security key: finish or close what it asks for.",
+            Self::Trouble(text) => return sentence(&format!("{text}.")),
             Self::PressEnter => "Press Enter to tap the software key.",
-        }
+        };
+        text.to_owned()
     }
 }
 
@@ -90,19 +108,33 @@ pub(crate) enum KeyError {
     /// It was called off.
     #[error("the tap was called off")]
     Cancelled,
-    /// The device may not be opened by this user.
+    /// The device may not be opened by this user; the sentence says why and what to do.
+    #[error("{0}")]
+    NoAccess(String),
+    /// The key is to verify its user and has no PIN.
     #[error(
-        "no access to the security key at {device}: log in at the machine itself, or have an administrator add a udev rule for it"
+        "a PIN is asked for and this security key has none: set one (for example with `fido2-token -S`), then try again"
     )]
-    NoAccess {
-        /// The device.
-        device: String,
-    },
-    /// The key asks for its PIN.
+    NoPinSet,
+    /// The PIN was wrong, each time.
+    #[error("the PIN was wrong: try again")]
+    PinRefused,
+    /// The key takes no PIN before it is plugged in anew.
+    #[error("the security key takes no PIN for now: take it out, put it in and try again")]
+    PinNeedsPower,
+    /// The key takes no PIN for ever.
     #[error(
-        "this security key wants its PIN, which portlatch cannot ask for yet: use a key that a tap suffices for"
+        "the security key has blocked its PIN after too many wrong ones: reset it, which deletes what it holds, and enrol it anew, or use another one"
     )]
-    PinRequired,
+    PinBlocked,
+    /// The person did not want to give the PIN.
+    #[error("no PIN was given")]
+    PinCancelled,
+    /// The key wants its PIN and there is nowhere to ask for it.
+    #[error(
+        "this security key wants its PIN, and there is nowhere to ask for it: install pinentry, or run `portlatch agent` in a terminal"
+    )]
+    NobodyToAsk,
     /// The key holds a credential of this user already.
     #[error("this security key is enrolled already: log in with your password instead, or use another key")]
     AlreadyEnrolled,
@@ -123,4 +155,11 @@ pub(crate) enum KeyError {
     #[cfg(feature = "software-key")]
     #[error("the software key cannot be used: {0}")]
     Software(String),
+}
+
+impl KeyError {
+    /// Whether the person has decided it, or the key has on the person's touch: other keys are asked no more.
+    pub(crate) const fn is_decision(&self) -> bool {
+        matches!(self, Self::Denied | Self::PinCancelled | Self::AlreadyEnrolled)
+    }
 }

@@ -178,12 +178,13 @@ async fn show_notices(mut noticed: mpsc::Receiver<KeyNotice>, enter: &Enter) -> 
     loop {
         tokio::select! {
             Some(notice) = noticed.recv() => {
-                if last.replace(notice) != Some(notice) {
-                    terminal::complain(notice.text());
+                if last.as_ref() != Some(&notice) {
+                    terminal::complain(&notice.text());
                 }
                 if notice == KeyNotice::PressEnter {
                     typed.get_or_insert_with(terminal::typed_lines);
                 }
+                last = Some(notice);
             }
             Some(_) = next_line(&mut typed) => enter(),
             else => std::future::pending().await,
