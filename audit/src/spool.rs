@@ -211,10 +211,15 @@ impl Spool {
             tracing::error!(%error, "the audit cannot be written");
             return Err(error.into());
         }
+        let was_dirty = state.is_dirty();
         (state.last, state.last_kind) = (link, Some(event.kind));
         state.segment_bytes += length;
         state.total_bytes += length;
-        self.shared.work.notify_one();
+        // Else it syncs or is about to, and looks again by itself: waking it for every record would cost two changes of
+        // thread each.
+        if !was_dirty {
+            self.shared.work.notify_one();
+        }
         match self.config.durability {
             Durability::Os => Ok(link.seq),
             Durability::Disk => self.shared.wait_for_disk(state, link.seq),
