@@ -1,5 +1,7 @@
 //! Verifying a grant: the one way to a [`VerifiedGrant`], and so to a session.
 
+use std::sync::Arc;
+
 use jsonwebtoken::{Algorithm, Validation, decode, decode_header};
 use portlatch_protocol::grant::{
     AUDIENCE, EXPIRY_LEEWAY, GrantClaims, JWT_TYPE, MAX_GRANT_BYTES, MAX_LIFETIME,
@@ -8,11 +10,15 @@ use portlatch_protocol::identity::Login;
 use portlatch_protocol::stream::{Open, OpenRefusal};
 use portlatch_protocol::thumbprint::Thumbprint;
 
-use crate::watch::{Objection, View};
+use crate::watch::{GrantContext, Objection, View};
+
+mod known;
+
+pub use known::KnownGrants;
 
 /// A grant that is good, now, for the stream and the tunnel that it was verified for. Holding one is having checked.
 #[derive(Debug)]
-pub struct VerifiedGrant(GrantClaims);
+pub struct VerifiedGrant(Arc<GrantClaims>);
 
 /// Who is at the other end of a tunnel, by its certificate.
 #[derive(Debug, Clone)]
@@ -110,29 +116,28 @@ impl From<Objection> for GrantFault {
 
 impl VerifiedGrant {
     /// What it says.
-    pub const fn claims(&self) -> &GrantClaims {
+    pub fn claims(&self) -> &GrantClaims {
         &self.0
     }
 
-    /// Verifies the grant in `open` for this tunnel.
+    /// Verifies the grant in `open` for this tunnel. A signature that was found good on the tunnel before is `known`;
+    /// all else is looked at for every stream.
     ///
     /// # Errors
     /// The first [`GrantFault`] found.
-    pub fn verify(open: &Open, tunnel: &TunnelIdentity, view: &View) -> Result<Self, GrantFault> {
+    pub fn verify(
+        open: &Open,
+        tunnel: &TunnelIdentity,
+        view: &View,
+        known: &KnownGrants,
+    ) -> Result<Self, GrantFault> {
         if open.grant.len() > MAX_GRANT_BYTES {
             return Err(GrantFault::Malformed);
         }
-        let header = decode_header(&open.grant).map_err(|_| GrantFault::Malformed)?;
-        if header.typ.as_deref() != Some(JWT_TYPE) || header.crit.is_some() {
-            return Err(GrantFault::WrongType);
-        }
-        if header.alg != Algorithm::ES256 {
-            return Err(GrantFault::WrongAlgorithm);
-        }
-        let kid = header.kid.ok_or(GrantFault::UnknownKey)?;
-        let context = view.grant_context(&kid).ok_or(GrantFault::UnknownKey)?;
-        let token = decode::<GrantClaims>(&open.grant, &context.key, &signature_alone());
-        let claims = token.map_err(|error| signature_fault(&error))?.claims;
+        let (claims, context) = match known.find(&open.grant, view) {
+            Some(found) => found,
+            None => check_signature(&open.grant, view, known)?,
+        };
         if claims.iss != context.cluster || claims.aud != AUDIENCE {
             return Err(GrantFault::WrongIssuerOrAudience);
         }
@@ -154,6 +159,26 @@ impl VerifiedGrant {
         }
         view.objection(&tunnel.login, &self.0.resource).map_or(Ok(()), |objection| Err(objection.into()))
     }
+}
+
+fn check_signature(
+    grant: &str,
+    view: &View,
+    known: &KnownGrants,
+) -> Result<(Arc<GrantClaims>, GrantContext), GrantFault> {
+    let header = decode_header(grant).map_err(|_| GrantFault::Malformed)?;
+    if header.typ.as_deref() != Some(JWT_TYPE) || header.crit.is_some() {
+        return Err(GrantFault::WrongType);
+    }
+    if header.alg != Algorithm::ES256 {
+        return Err(GrantFault::WrongAlgorithm);
+    }
+    let kid = header.kid.ok_or(GrantFault::UnknownKey)?;
+    let context = view.grant_context(&kid).ok_or(GrantFault::UnknownKey)?;
+    let token = decode::<GrantClaims>(grant, &context.key, &signature_alone());
+    let claims = Arc::new(token.map_err(|error| signature_fault(&error))?.claims);
+    known.remember(grant, kid, &context.key, &claims);
+    Ok((claims, context))
 }
 
 fn check_binding(claims: &GrantClaims, open: &Open, tunnel: &TunnelIdentity) -> Result<(), GrantFault> {

@@ -78,7 +78,7 @@ async fn admit(proxy: &Proxy, tunnel: &Tunnel, open: &Open) -> Result<Admitted, 
         tracing::warn!("a stream is refused: control is silent");
         return Err(OpenRefusal::Unavailable);
     }
-    let grant = match VerifiedGrant::verify(open, &tunnel.identity, &proxy.view) {
+    let grant = match VerifiedGrant::verify(open, &tunnel.identity, &proxy.view, &tunnel.grants) {
         Ok(grant) => grant,
         Err(fault) => return Err(deny(proxy, tunnel, open, fault.refusal(), &fault.to_string(), None).await),
     };

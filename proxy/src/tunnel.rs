@@ -12,7 +12,7 @@ use quinn::{Connection, VarInt};
 use rustls::pki_types::CertificateDer;
 use tokio::task::JoinSet;
 
-use crate::grant::{GrantFault, TunnelIdentity};
+use crate::grant::{GrantFault, KnownGrants, TunnelIdentity};
 use crate::proxy::Proxy;
 use crate::record::Denial;
 use crate::session;
@@ -31,6 +31,8 @@ pub struct Tunnel {
     pub identity: TunnelIdentity,
     /// What it runs on.
     pub connection: Connection,
+    /// The grants that have come by it.
+    pub grants: KnownGrants,
     streams: AtomicU32,
     has_given_up: AtomicBool,
 }
@@ -76,7 +78,8 @@ pub async fn serve(proxy: Arc<Proxy>, connection: Connection) {
     }
     tracing::debug!(user = %login.user, login = %login.login, "tunnel up");
     let streams = AtomicU32::new(INITIAL_STREAMS);
-    let tunnel = Tunnel { identity, connection, streams, has_given_up: AtomicBool::new(false) };
+    let (grants, has_given_up) = (KnownGrants::default(), AtomicBool::new(false));
+    let tunnel = Tunnel { identity, connection, grants, streams, has_given_up };
     serve_streams(&proxy, Arc::new(tunnel)).await;
     tracing::debug!(login = %login.login, "tunnel down");
 }

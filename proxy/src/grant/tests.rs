@@ -12,21 +12,23 @@ use crate::proxy::fixture::{control_time, grant_key, login, snapshot};
 
 struct Case {
     clock: Clock,
-    view: std::sync::Arc<View>,
+    mover: tokio::sync::watch::Sender<std::time::Duration>,
+    view: Arc<View>,
     key: KeyPair,
     tunnel: TunnelIdentity,
+    known: KnownGrants,
 }
 
 impl Case {
     fn new() -> Self {
         let (clock, mover) = Clock::movable();
-        drop(mover);
         let key = KeyPair::generate().unwrap();
         let view = View::new("p1".parse().unwrap(), clock.clone());
         let grant_keys = vec![grant_key(KID, &key)];
         let _ = view.handle_message(WatchMessage::Snapshot(Snapshot { grant_keys, ..snapshot(&clock) }));
         let own = Thumbprint::of_point(KeyPair::generate().unwrap().public_key_raw()).unwrap();
-        Self { clock, view, key, tunnel: TunnelIdentity { login: login(), key: own } }
+        let tunnel = TunnelIdentity { login: login(), key: own };
+        Self { clock, mover, view, key, tunnel, known: KnownGrants::default() }
     }
 
     fn claims(&self) -> GrantClaims {
@@ -34,7 +36,7 @@ impl Case {
     }
 
     fn verify(&self, token: &str) -> Result<VerifiedGrant, GrantFault> {
-        VerifiedGrant::verify(&open_with(token), &self.tunnel, &self.view)
+        VerifiedGrant::verify(&open_with(token), &self.tunnel, &self.view, &self.known)
     }
 
     /// The fault of a well-signed grant whose claims were changed.
@@ -79,6 +81,44 @@ fn a_grant_for_something_else_is_refused() {
     for change in changes {
         assert_eq!(case.fault_of_claims(change), Some(GrantFault::OtherLogin));
     }
+}
+
+#[test]
+fn a_known_grant_is_still_for_one_port_and_one_time() {
+    let case = Case::new();
+    let now = case.clock.time_of_day().seconds();
+    let claims = GrantClaims { exp: now + 3, ..case.claims() };
+    let token = ca::sign(&ca::header(), &claims, &case.key);
+    assert!(case.verify(&token).is_ok());
+    let elsewhere = Open { port: 6432, ..open_with(&token) };
+    let fault = VerifiedGrant::verify(&elsewhere, &case.tunnel, &case.view, &case.known).err();
+    assert_eq!(fault, Some(GrantFault::OtherPort));
+    case.mover.send(std::time::Duration::from_secs(60)).unwrap();
+    assert_eq!(case.verify(&token).err(), Some(GrantFault::Expired));
+}
+
+#[test]
+fn a_known_grant_is_refused_once_control_has_another_key_of_the_same_name() {
+    let case = Case::new();
+    let token = ca::sign(&ca::header(), &case.claims(), &case.key);
+    assert!(case.verify(&token).is_ok());
+    case.tell(Change::GrantKeys(vec![grant_key(KID, &case.key)]));
+    assert!(case.verify(&token).is_ok(), "the same key, told anew");
+    case.tell(Change::GrantKeys(vec![grant_key(KID, &KeyPair::generate().unwrap())]));
+    assert_eq!(case.verify(&token).err(), Some(GrantFault::BadSignature));
+}
+
+#[test]
+fn a_tunnel_keeps_only_so_many_grants() {
+    let case = Case::new();
+    let token = |seconds| {
+        let claims = GrantClaims { iat: case.claims().iat - seconds, ..case.claims() };
+        ca::sign(&ca::header(), &claims, &case.key)
+    };
+    let tokens: Vec<_> = (0..100).map(token).collect();
+    assert!(tokens.iter().all(|token| case.verify(token).is_ok()));
+    assert!(case.known.find(&tokens[0], &case.view).is_none());
+    assert!(case.known.find(&tokens[99], &case.view).is_some());
 }
 
 #[test]
