@@ -11,6 +11,10 @@
 //! | `POST /v1/ceremonies` | login | [`CeremonyRequest`](ceremony::CeremonyRequest) | [`Ceremony`] |
 //! | `POST /v1/ceremonies/{ceremony}` | login | [`PresenceProof`](ceremony::PresenceProof) | [`CeremonyOutcome`](ceremony::CeremonyOutcome) |
 //! | `DELETE /v1/ceremonies/{ceremony}` | login | - | 204 |
+//! | `POST /v1/ceremonies/{ceremony}/page` | login | - | [`PageDecision`](browser::PageDecision), or 204 after 25 s |
+//! | `POST /v1/browser-logins` | none | [`BrowserLoginRequest`](browser::BrowserLoginRequest) | [`BrowserLogin`](browser::BrowserLogin) |
+//! | `POST /v1/browser-logins/{ceremony}` | none | [`BrowserProof`](ceremony::BrowserProof) | [`LoginGranted`] |
+//! | `POST /v1/browser-logins/{ceremony}/page` | none | [`BrowserClaim`](browser::BrowserClaim) | [`PageDecision`](browser::PageDecision), or 204 after 25 s |
 //!
 //! Every other status carries a [`Problem`]. Durations are whole seconds: clocks are never compared across machines.
 //! WebAuthn's own documents pass through as JSON, untouched.
@@ -21,6 +25,7 @@ use crate::refusal::RefusalReason;
 use crate::resource::{ProxyAddress, Resource, Zone};
 use crate::thumbprint::Thumbprint;
 
+pub mod browser;
 pub mod ceremony;
 
 /// The ALPN of the agent's API.
