@@ -7,10 +7,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
-use super::field::{Field, Way, leader};
+use super::engine::Engine;
+use super::field::{Field, Kind, Way};
 use super::idle::{self, beside_rows, memory_rows};
 use super::loads::{Consumer, Figure, LOADS, Load, beside, beside_idle, kept};
-use super::process::{machine_time, processor_time};
+use super::process::{Part, machine_time};
 use super::report;
 use super::results::Results;
 use super::rows::{Row, Selection};
@@ -71,6 +72,9 @@ pub struct Choice {
     /// Which paths, separated by commas
     #[arg(long, default_value = "*")]
     pub paths: String,
+    /// Another engine to compare with, and the shell command that brings it up
+    #[arg(long = "engine", value_name = "NAME=COMMAND")]
+    pub engines: Vec<Engine>,
     /// Where the figures go for programs
     #[arg(long)]
     pub json: Option<PathBuf>,
@@ -109,15 +113,24 @@ impl Comparison {
         if let Some(pattern) = selection.idle_pattern(rows.iter()) {
             bail!("there is no row {pattern}: see --list");
         }
+        let field = Field {
+            lab_script: self.lab_script.clone(),
+            lab: self.lab.clone(),
+            program: self.program.clone(),
+        };
+        let mut ways = self.ways()?;
+        let mut running = Vec::new();
+        for (index, engine) in self.choice.engines.iter().enumerate() {
+            say(&format!("bringing up {}", engine.name));
+            let up = engine.start(&field, index).with_context(|| format!("bringing up {}", engine.name))?;
+            ways.push(up.way.clone());
+            running.push(up);
+        }
         let mut bench = Bench {
-            field: Field {
-                lab_script: self.lab_script.clone(),
-                lab: self.lab.clone(),
-                program: self.program.clone(),
-            },
+            field,
             results: Results::default(),
             choice: &self.choice,
-            ways: self.ways()?,
+            ways,
             selection,
             others: others()?,
         };
@@ -136,22 +149,28 @@ impl Comparison {
             taps: None,
             daemon: None,
             proxy: None,
+            kind: Kind::Reference,
         };
-        let part = |name| Some(self.lab.join("pid").join(name));
+        let pid_file = |name| self.lab.join("pid").join(name);
+        let part = |leader, host| Some(Part { leader: pid_file(leader), host: pid_file(host) });
         let quic = Way { certificate: Some(self.certificate.clone()), ..way("quic", &self.quic) };
         let (host, port) = self.taps.rsplit_once(':').context("--taps needs HOST:PORT")?;
         let portlatch = Way {
             dns: Some(self.portlatch_dns.clone()),
             taps: Some((host.to_owned(), port.parse().context("--taps needs HOST:PORT")?)),
-            daemon: part("portlatchd"),
-            proxy: part("portlatch-proxy"),
+            daemon: part("portlatchd", "host-user"),
+            proxy: part("portlatch-proxy", "host-proxy"),
+            kind: Kind::Portlatch,
             ..way("portlatch", &self.portlatch)
         };
         let direct = Way { dns: Some(self.direct_dns.clone()), ..way("direct", &self.direct) };
         let chosen = Selection::new(&self.choice.paths);
         let mut ways = vec![direct, quic, portlatch];
         ways.retain(|way| chosen.has(&way.name));
-        ensure!(!ways.is_empty(), "there is no such path: direct, quic, portlatch");
+        ensure!(
+            !ways.is_empty() || !self.choice.engines.is_empty(),
+            "there is no such path: direct, quic, portlatch"
+        );
         Ok(ways)
     }
 
@@ -189,7 +208,7 @@ impl Bench<'_> {
 
     /// Starts Portlatch's parts again, so that memory is looked at as after a machine's start.
     pub(super) fn renew(&mut self, way: &Way, round: usize) {
-        if way.proxy.is_some() {
+        if way.kind == Kind::Portlatch {
             say(&format!("  starting {} again", way.name));
             let renewed = self.field.renew(way);
             self.note(&format!("starting {} again", way.name), round, renewed);
@@ -217,7 +236,7 @@ impl Bench<'_> {
             let is_compared = beside_idle().any(|beside| beside == load)
                 && load.figures().iter().any(|figure| self.wants(&kept(&figure.row)));
             for way in self.ways() {
-                if is_wanted || (is_compared && way.daemon.is_some()) {
+                if is_wanted || (is_compared && way.has_parts()) {
                     self.load_alone(load, &way, round);
                 }
             }
@@ -262,7 +281,7 @@ impl Bench<'_> {
     /// The rows that say what one figure is of another of the same round.
     fn compare(&mut self, load: Load, round: usize) {
         let figures = load.figures();
-        for way in self.ways().iter().filter(|way| way.daemon.is_some()) {
+        for way in self.ways().iter().filter(|way| way.has_parts()) {
             let name = way.name.as_str();
             if let (Some(share), Some(figure)) = (load.of_quic(), figures.first()) {
                 self.results.record_share(&share, (&figure.row, name), (&figure.row, "quic"), round);
@@ -276,7 +295,7 @@ impl Bench<'_> {
 
 /// The processor time of each consumer until now, where the path has it.
 fn costs(way: &Way) -> [(Consumer, Option<Duration>); 3] {
-    let of = |part: &Option<PathBuf>| processor_time(leader(part.as_ref()?).ok()?).ok();
+    let of = |part: &Option<Part>| part.as_ref()?.processor_time().ok();
     [
         (Consumer::Daemon, of(&way.daemon)),
         (Consumer::Proxy, of(&way.proxy)),

@@ -1,25 +1,22 @@
 //! The lab as it is measured: its paths, the load program on the user's machine, and the parts whose memory and
 //! processor time count.
 
-use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use rustix::process::{Pid, Signal, kill_process_group};
-
 use super::loads::Order;
-use super::process;
+use super::process::Part;
 
-/// How long a part may take to end when it is asked to, and to serve after it was started.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// How often it is looked at meanwhile.
-const LOOK: Duration = Duration::from_millis(50);
+/// How long a path may take to carry bytes after it was started.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+/// How often it is tried meanwhile.
+pub(super) const LOOK: Duration = Duration::from_millis(50);
 
 /// A way to the server.
 #[derive(Debug, Clone)]
@@ -34,10 +31,30 @@ pub struct Way {
     pub dns: Option<String>,
     /// The host and the first of the ports that each need a tap.
     pub taps: Option<(String, u16)>,
-    /// What carries it on the user's machine: the pid file of a session's leader.
-    pub daemon: Option<PathBuf>,
+    /// What carries it on the user's machine.
+    pub daemon: Option<Part>,
     /// What carries it at the company's.
-    pub proxy: Option<PathBuf>,
+    pub proxy: Option<Part>,
+    /// What it is for the comparison.
+    pub kind: Kind,
+}
+
+/// What a way is for the comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// What Portlatch is compared with.
+    Reference,
+    /// Portlatch.
+    Portlatch,
+    /// Another engine, about whose parts nothing is known: it may have no process at all.
+    Engine,
+}
+
+impl Way {
+    /// Whether something of its own carries it.
+    pub fn has_parts(&self) -> bool {
+        self.kind != Kind::Reference
+    }
 }
 
 /// The lab.
@@ -72,7 +89,9 @@ impl Field {
     }
 
     fn load_command(&self, way: &Way, target: &str) -> Command {
-        let mut command = self.on("user", "jerry");
+        // Root may have larger buffers, as a tunnel's socket has. Portlatch serves jerry alone.
+        let user = if way.certificate.is_some() { "root" } else { "jerry" };
+        let mut command = self.on("user", user);
         command.arg(&self.program).args(["load", "--target", target]);
         if let Some(certificate) = &way.certificate {
             command.arg("--certificate").arg(certificate);
@@ -86,17 +105,21 @@ impl Field {
     /// If it does not in time.
     pub fn wait_for(&self, way: &Way) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
-        loop {
-            let mut probe = self.load_command(way, &way.target);
-            probe.arg("probe").stdout(Stdio::null()).stderr(Stdio::null());
-            if probe.status().context("starting the load")?.success() {
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                bail!("{} is not reached over {}", way.target, way.name);
-            }
+        while !self.carries(way)? {
+            ensure!(Instant::now() < deadline, "{} is not reached over {}", way.target, way.name);
             sleep(LOOK);
         }
+        Ok(())
+    }
+
+    /// Whether a path carries a byte there and back.
+    ///
+    /// # Errors
+    /// If that cannot be tried.
+    pub fn carries(&self, way: &Way) -> Result<bool> {
+        let mut probe = self.load_command(way, &way.target);
+        probe.arg("probe").stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(probe.status().context("starting the load")?.success())
     }
 
     /// Starts a load that is spoken with.
@@ -118,44 +141,15 @@ impl Field {
     /// If one does not end or does not serve again.
     pub fn renew(&self, portlatch: &Way) -> Result<()> {
         let parts = [("proxy", &portlatch.proxy), ("daemon", &portlatch.daemon)];
-        for (part, pid_file) in parts {
-            let pid_file = pid_file.as_ref().context("the path has no such part")?;
-            end(leader(pid_file)?).with_context(|| format!("ending the {part}"))?;
+        for (part, running) in parts {
+            let running = running.as_ref().context("the path has no such part")?;
+            running.end().with_context(|| format!("ending the {part}"))?;
             let mut start = Command::new(&self.lab_script);
             let status = start.args(["portlatch", "start", "--dir"]).arg(&self.lab).arg(part).status()?;
             ensure!(status.success(), "the {part} did not start again: {status}");
         }
         self.wait_for(portlatch)
     }
-}
-
-/// The leader of a part's session.
-///
-/// # Errors
-/// If the part was never started.
-pub fn leader(pid_file: &Path) -> Result<u32> {
-    let text = fs::read_to_string(pid_file).with_context(|| format!("reading {}", pid_file.display()))?;
-    text.trim().parse().with_context(|| format!("{} holds no process id", pid_file.display()))
-}
-
-/// Asks a session's leader to end, and makes it end if it does not.
-///
-/// # Errors
-/// If it stays.
-pub fn end(leader: u32) -> Result<()> {
-    let pid = i32::try_from(leader).ok().and_then(Pid::from_raw).context("no process id")?;
-    for signal in [Signal::TERM, Signal::KILL] {
-        // A process that has ended is what we want.
-        let _ = kill_process_group(pid, signal);
-        let deadline = Instant::now() + PATIENCE / 3;
-        while Instant::now() < deadline {
-            if process::processor_time(leader).is_err() {
-                return Ok(());
-            }
-            sleep(LOOK);
-        }
-    }
-    bail!("process {leader} does not end")
 }
 
 /// A load that is spoken with, line by line; dropped, it ends.

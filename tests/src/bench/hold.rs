@@ -1,5 +1,7 @@
 //! Connections that are open and idle, so that memory and the other loads can be looked at beside them.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
@@ -11,6 +13,8 @@ use super::wire::Request;
 
 /// Opened at once: enough to be quick, too few to meet any limit on what waits.
 const AT_ONCE: usize = 16;
+/// How long all of them may take to end: they end at once, and an engine may drop much of that.
+const CLOSING: Duration = Duration::from_secs(60);
 
 /// Reads numbers, one a line; opens connections until there are as many, and tells. At the end of the input it closes
 /// them all, and is done when the other ends have closed them too.
@@ -32,7 +36,7 @@ pub async fn hold(
         tell(held.len())?;
         line.clear();
     }
-    timeout_at(Instant::now() + PATIENCE, close(held)).await.context("waiting for connections to end")?
+    timeout_at(Instant::now() + CLOSING, close(held)).await.context("waiting for connections to end")?
 }
 
 /// Opens so many more. Each has answered once: whatever a path puts off until the first byte is done.

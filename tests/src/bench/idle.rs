@@ -3,12 +3,10 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
-
 use super::compare::{Bench, say};
-use super::field::{Conversation, Way, leader};
+use super::field::{Conversation, Kind, Way};
 use super::loads::{Load, Order, beside, beside_idle, kept};
-use super::process::{Memory, memory};
+use super::process::{Memory, Part};
 use super::rows::{Goal, Row, Section, Unit};
 
 /// How many connections are open.
@@ -84,7 +82,7 @@ pub(super) fn run(bench: &mut Bench<'_>, round: usize) {
         return;
     }
     let mut holders = Vec::new();
-    for way in bench.ways().into_iter().filter(|way| way.daemon.is_some()) {
+    for way in bench.ways().into_iter().filter(Way::has_parts) {
         if wants_memory {
             bench.renew(&way, round);
         }
@@ -133,19 +131,17 @@ fn look(bench: &mut Bench<'_>, holders: &[(Way, Conversation)], looks: &[Look], 
         sleep((begin + Duration::from_secs(seconds)).saturating_duration_since(Instant::now()));
         for look in due {
             for (way, _) in holders {
-                let held = of_part(way, look.part);
-                if let Some(Some(held)) = bench.note("looking at memory", round, held) {
+                let part = if look.part == "daemon" { &way.daemon } else { &way.proxy };
+                let Some(held) = part.as_ref().map(Part::memory) else { continue };
+                if way.kind == Kind::Engine && held.is_err() {
+                    continue;
+                }
+                if let Some(held) = bench.note("looking at memory", round, held) {
                     record(bench, *look, way, held, round);
                 }
             }
         }
     }
-}
-
-/// What a part of a path holds; `None` if the path has no such part.
-fn of_part(way: &Way, part: &str) -> Result<Option<Memory>> {
-    let pid_file = if part == "daemon" { &way.daemon } else { &way.proxy };
-    pid_file.as_ref().map(|file| memory(leader(file)?)).transpose()
 }
 
 fn record(bench: &mut Bench<'_>, look: Look, way: &Way, held: Memory, round: usize) {

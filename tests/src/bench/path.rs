@@ -1,12 +1,16 @@
 //! How connections are opened: by TCP, or as streams of one QUIC connection, which is what a tunnel is without Portlatch.
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use quinn::{EndpointConfig, TokioRuntime};
+use rustix::net::sockopt;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
 
@@ -21,6 +25,9 @@ const WINDOW: u32 = 1024 * 1024;
 /// The connection's windows, in windows of streams. Were they used up, quinn would give what becomes free to the first
 /// stream that asks, and the others would starve: they have room for more streams than any bulk load has.
 const WINDOWS: u32 = 256;
+
+/// Room for datagrams that wait.
+const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
 
 /// The receiving half.
 pub type Reader = Box<dyn AsyncRead + Send + Unpin>;
@@ -83,7 +90,7 @@ impl Path {
         let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls)?;
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
         config.transport_config(transport());
-        let mut endpoint = quinn::Endpoint::client((Ipv4Addr::UNSPECIFIED, 0).into())?;
+        let mut endpoint = endpoint((Ipv4Addr::UNSPECIFIED, 0).into(), None)?;
         endpoint.set_default_client_config(config);
         let connecting = endpoint.connect(target, SERVER_NAME)?;
         let connection = tokio::time::timeout(CONNECT, connecting).await.context("connecting")??;
@@ -136,7 +143,18 @@ pub fn quic_endpoint(listen: SocketAddr) -> Result<(quinn::Endpoint, Certificate
     let crypto = quinn::crypto::rustls::QuicServerConfig::try_from(tls)?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     config.transport_config(transport());
-    Ok((quinn::Endpoint::server(config, listen)?, certificate))
+    Ok((endpoint(listen, Some(config))?, certificate))
+}
+
+/// With the buffers of a tunnel's socket: the path is to be the best that QUIC alone can do.
+fn endpoint(listen: SocketAddr, config: Option<quinn::ServerConfig>) -> io::Result<quinn::Endpoint> {
+    let socket = Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP))?;
+    // Only root may have more than the system's limit; others have up to it.
+    let _ = sockopt::set_socket_recv_buffer_size_force(&socket, SOCKET_BUFFER)
+        .or_else(|_| sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER));
+    let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+    socket.bind(&listen.into())?;
+    quinn::Endpoint::new(EndpointConfig::default(), config, socket.into(), Arc::new(TokioRuntime))
 }
 
 /// AES-128-GCM first, as the tunnels have it.

@@ -1,18 +1,36 @@
-//! What processes use, as the kernel counts it: memory and processor time, of all members of a session.
+//! What processes use, as the kernel counts it: memory and processor time of a part of a path.
 //!
-//! A part of a path (the daemon, the proxy, another engine) is the session of the process that `setsid` started for it,
-//! so that a part of several processes is counted whole.
+//! A part (the daemon, the proxy, one end of another engine) is those processes of a session that are on one host of the
+//! lab, so that a part of several processes is counted whole, and an engine that starts its far end by itself is counted
+//! at both.
 
 use std::fs;
 use std::io;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// The unit of /proc's times, which is the same on every Linux that this runs on (USER_HZ).
 const TICK: Duration = Duration::from_millis(10);
 
-/// What a session holds, in bytes.
+/// How long a part may take to end when it is asked to, and again when it is made to.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is looked at meanwhile.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Processes of one session on one host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// The pid file of the session's leader.
+    pub leader: PathBuf,
+    /// The pid file of a process on the host.
+    pub host: PathBuf,
+}
+
+/// What a part holds, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Memory {
     /// Resident set: pages that are mapped.
@@ -21,19 +39,74 @@ pub struct Memory {
     pub pss: u64,
 }
 
-/// The memory of a session.
-///
-/// # Errors
-/// If no process is in it.
-pub fn memory(session: u32) -> Result<Memory> {
-    let mut sum = Memory::default();
-    for process in members(session)? {
-        // A process that has just ended holds nothing.
-        let held = memory_of(process).unwrap_or_default();
-        sum.rss += held.rss;
-        sum.pss += held.pss;
+impl Part {
+    /// Its memory.
+    ///
+    /// # Errors
+    /// If it has no process.
+    pub fn memory(&self) -> Result<Memory> {
+        let mut sum = Memory::default();
+        for process in self.processes()? {
+            // A process that has just ended holds nothing.
+            let held = memory_of(process).unwrap_or_default();
+            sum.rss += held.rss;
+            sum.pss += held.pss;
+        }
+        Ok(sum)
     }
-    Ok(sum)
+
+    /// Its processor time until now, in user mode and in the kernel.
+    ///
+    /// # Errors
+    /// If it has no process.
+    pub fn processor_time(&self) -> Result<Duration> {
+        let of = |process: &u32| stat(*process).map_or(Duration::ZERO, |stat| stat.processor_time);
+        Ok(self.processes()?.iter().map(of).sum())
+    }
+
+    /// Asks its session to end, on whatever host, and makes it end if it does not.
+    ///
+    /// # Errors
+    /// If it stays.
+    pub fn end(&self) -> Result<()> {
+        let session = process_in(&self.leader)?;
+        for signal in [Signal::TERM, Signal::KILL] {
+            let deadline = Instant::now() + PATIENCE;
+            for member in members(session)? {
+                let pid = i32::try_from(member).ok().and_then(Pid::from_raw);
+                // One that has ended meanwhile is what we want.
+                let _ = pid.map(|pid| kill_process(pid, signal));
+            }
+            while !members(session)?.is_empty() {
+                if Instant::now() > deadline {
+                    break;
+                }
+                sleep(LOOK);
+            }
+        }
+        ensure!(members(session)?.is_empty(), "process {session} does not end");
+        Ok(())
+    }
+
+    fn processes(&self) -> Result<Vec<u32>> {
+        let host = network(process_in(&self.host)?)?;
+        let mut processes = members(process_in(&self.leader)?)?;
+        processes.retain(|&process| network(process).is_ok_and(|network| network == host));
+        if processes.is_empty() {
+            bail!("nothing of {} runs", self.leader.display());
+        }
+        Ok(processes)
+    }
+}
+
+/// The network namespace of a process: which host it is on.
+fn network(process: u32) -> io::Result<PathBuf> {
+    fs::read_link(format!("/proc/{process}/ns/net"))
+}
+
+fn process_in(pid_file: &Path) -> Result<u32> {
+    let text = fs::read_to_string(pid_file).with_context(|| format!("reading {}", pid_file.display()))?;
+    text.trim().parse().with_context(|| format!("{} holds no process id", pid_file.display()))
 }
 
 fn memory_of(process: u32) -> io::Result<Memory> {
@@ -44,15 +117,6 @@ fn memory_of(process: u32) -> io::Result<Memory> {
 fn kilobytes(rollup: &str, field: &str) -> u64 {
     let line = rollup.lines().find_map(|line| line.strip_prefix(field));
     line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok()).unwrap_or(0)
-}
-
-/// The processor time of a session until now, in user mode and in the kernel.
-///
-/// # Errors
-/// If no process is in it.
-pub fn processor_time(session: u32) -> Result<Duration> {
-    let of = |process: &u32| stat(*process).map_or(Duration::ZERO, |stat| stat.processor_time);
-    Ok(members(session)?.iter().map(of).sum())
 }
 
 /// The processor time of everything on the machine until now.
@@ -73,17 +137,17 @@ fn busy(stat: &str) -> Option<Duration> {
     Some([user, nice, system, irq, softirq].into_iter().map(|ticks| TICK * ticks).sum())
 }
 
-/// The processes of a session.
+/// The processes of a session that have not ended.
 fn members(session: u32) -> Result<Vec<u32>> {
     let entries = fs::read_dir("/proc").context("reading /proc")?;
     let processes = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
-    let members: Vec<_> =
-        processes.filter(|&process| stat(process).is_ok_and(|stat| stat.session == session)).collect();
-    ensure!(!members.is_empty(), "process {session} has ended");
-    Ok(members)
+    Ok(processes
+        .filter(|&process| stat(process).is_ok_and(|stat| stat.session == session && stat.state != 'Z'))
+        .collect())
 }
 
 struct Stat {
+    state: char,
     session: u32,
     processor_time: Duration,
 }
@@ -96,19 +160,44 @@ fn stat(process: u32) -> io::Result<Stat> {
 fn parse_stat(stat: &str) -> Option<Stat> {
     let fields: Vec<_> = stat[stat.rfind(')')? + 1..].split_whitespace().collect();
     let field = |number: usize| fields.get(number - 3)?.parse::<u32>().ok();
-    Some(Stat { session: field(6)?, processor_time: TICK * field(14)? + TICK * field(15)? })
+    let state = fields.first()?.chars().next()?;
+    Some(Stat { state, session: field(6)?, processor_time: TICK * field(14)? + TICK * field(15)? })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
-    use rustix::process::getsid;
+    use std::process::{Child, Command};
 
     use super::*;
 
-    fn session() -> u32 {
-        getsid(None).unwrap().as_raw_nonzero().get().unsigned_abs()
+    /// A program in a session of its own.
+    struct Program {
+        child: Child,
+        part: Part,
+        _directory: tempfile::TempDir,
+    }
+
+    impl Program {
+        fn start(words: &[&str]) -> Self {
+            let child = Command::new("setsid").args(words).spawn().unwrap();
+            let directory = tempfile::tempdir().unwrap();
+            let leader = directory.path().join("leader");
+            fs::write(&leader, child.id().to_string()).unwrap();
+            let host = directory.path().join("host");
+            fs::write(&host, std::process::id().to_string()).unwrap();
+            let program = Self { child, part: Part { leader, host }, _directory: directory };
+            while program.part.memory().is_err() {
+                sleep(LOOK);
+            }
+            program
+        }
+    }
+
+    impl Drop for Program {
+        fn drop(&mut self) {
+            let _ = self.part.end();
+            let _ = self.child.wait();
+        }
     }
 
     #[test]
@@ -119,7 +208,6 @@ mod tests {
         let after = memory_of(own).unwrap();
         assert!(after.rss > before.rss + touched.len() as u64 / 2);
         assert!(after.pss <= after.rss);
-        assert!(memory(session()).unwrap().rss > 0);
     }
 
     #[test]
@@ -132,19 +220,33 @@ mod tests {
         }
         assert!(of_own() > before);
         assert!(machine_time().unwrap() > of_all);
-        assert!(processor_time(session()).unwrap() > before);
     }
 
     #[test]
-    fn a_session_without_processes_is_an_error() {
-        assert!(memory(u32::MAX).is_err());
-        assert!(processor_time(u32::MAX).is_err());
+    fn a_part_is_all_processes_of_its_session() {
+        let program = Program::start(&["sh", "-c", "sleep 600 & sleep 600"]);
+        while program.part.processes().unwrap().len() < 3 {
+            sleep(LOOK);
+        }
+        let held = program.part.memory().unwrap();
+        assert!(held.rss > memory_of(program.child.id()).unwrap().rss);
+        assert!(program.part.processor_time().is_ok());
+    }
+
+    #[test]
+    fn a_part_that_ended_is_an_error() {
+        let mut program = Program::start(&["sleep", "600"]);
+        let pid = i32::try_from(program.child.id()).ok().and_then(Pid::from_raw).unwrap();
+        program.part.end().unwrap();
+        program.child.wait().unwrap();
+        assert!(rustix::process::test_kill_process(pid).is_err());
+        assert!(program.part.memory().is_err() && program.part.processor_time().is_err());
     }
 
     #[test]
     fn fields_are_found_behind_whatever_name() {
         let stat = parse_stat("7 (a) b (c) S 1 7 42 0 -1 4194560 1 2 3 4 150 50 0 0 20 0 1").unwrap();
-        assert_eq!((stat.session, stat.processor_time), (42, Duration::from_secs(2)));
+        assert_eq!((stat.state, stat.session, stat.processor_time), ('S', 42, Duration::from_secs(2)));
         assert_eq!(busy("cpu  100 50 25 9000 9000 15 10 9000 0 0\n"), Some(Duration::from_secs(2)));
         assert!(parse_stat("").is_none() && busy("").is_none());
     }

@@ -147,7 +147,14 @@ mod tests {
     const WAYS: [&str; 3] = ["direct", "quic", "portlatch"];
 
     fn choice() -> Choice {
-        Choice { rounds: 3, seconds: 1, rows: "*".to_owned(), paths: "*".to_owned(), json: None }
+        Choice {
+            rounds: 3,
+            seconds: 1,
+            rows: "*".to_owned(),
+            paths: "*".to_owned(),
+            engines: Vec::new(),
+            json: None,
+        }
     }
 
     fn results(rows: &[Row]) -> Results {

@@ -4,9 +4,8 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use super::compare::{Bench, say};
-use super::field::{Way, leader};
+use super::field::Way;
 use super::loads::{Order, PORTS_OF_ROUND, ports_of_round};
-use super::process::memory;
 use super::rows::{Row, Section, Unit};
 
 /// How many wait; under the daemon's bounds for one login and for one port.
@@ -39,7 +38,7 @@ pub(super) fn run(bench: &mut Bench<'_>, round: usize) {
         let target = format!("{host}:{}", ports_of_round(*first, round) + PORTS_OF_ROUND - PROMPTS);
         let words = format!("waiting --ports {PROMPTS} --connections {CONNECTIONS}");
         let order = Order { target, arguments: words.split(' ').map(str::to_owned).collect() };
-        let held = || Ok(memory(leader(daemon)?)?.rss);
+        let held = || Ok(daemon.memory()?.rss);
         let waited = wait(bench, &way, &order, held);
         if let Some(values) = bench.note(&format!("waiting over {}", way.name), round, waited) {
             for (row, value) in waiting_rows().iter().zip(values) {
