@@ -17,6 +17,7 @@ use portlatch_protocol::refusal::RefusalReason;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::budget::Budget;
 use crate::flow::{HeldSyn, LocalStack, Memory};
@@ -105,7 +106,9 @@ pub(crate) async fn run(
         budget: Budget::new(STREAM_WINDOW as usize),
         clock,
     });
-    let packets = drive::drive(&tun, &worker);
+    // A task of its own takes its turn between flows and tunnels.
+    let packets = tokio::task::spawn_local(drive::drive(Rc::new(tun), Rc::clone(&worker)));
+    let mut packets = AbortOnDropHandle::new(packets);
     let orders = async {
         while let Some(command) = commands.recv().await {
             worker.handle_command(command);
@@ -113,10 +116,10 @@ pub(crate) async fn run(
     };
     let ended = tokio::select! {
         () = stopping.cancelled() => Ok(()),
-        ended = packets => ended.map_err(WorkerError::Tun),
+        ended = &mut packets => ended.unwrap_or_else(|error| Err(error.into())).map_err(WorkerError::Tun),
         () = orders => Ok(()),
     };
-    worker.end_all(&tun).await;
+    worker.end_all(packets).await;
     ended
 }
 

@@ -1,5 +1,6 @@
 //! What the rest of the daemon asks of the worker.
 
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -11,11 +12,11 @@ use portlatch_protocol::names::Hostname;
 use portlatch_protocol::resource::{ProxyAddress, Resource, Zone};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
-use super::{Worker, drive};
+use super::Worker;
 use crate::dns::names::TrustedZone;
 use crate::login::{Login, NewLogin};
-use crate::tun::Tun;
 use crate::tunnel::Tunnels;
 use crate::tunnel::credentials::TunnelCredentials;
 
@@ -142,13 +143,13 @@ impl Worker {
     }
 
     /// Ends all flows and tunnels, and lets their last packets out.
-    pub(super) async fn end_all(self: &Rc<Self>, tun: &Tun) {
+    pub(super) async fn end_all(&self, packets: AbortOnDropHandle<io::Result<()>>) {
         for login in self.logins.borrow().values() {
             login.cancelled.cancel();
         }
         let farewell = async {
             tokio::select! {
-                _ = drive::drive(tun, self) => {}
+                _ = packets => {}
                 () = self.endpoint.wait_idle() => {}
             }
         };
