@@ -65,7 +65,7 @@ pub(crate) struct Login {
     /// The cluster's CA, as `portlatch-proxy init` printed it
     #[arg(long, value_name = "sha256:...")]
     pub(crate) ca_pin: Option<CaPin>,
-    /// Log in here and not in the browser (so far always)
+    /// Log in here, with password and security key at this machine, and not in the browser
     #[arg(long)]
     native: bool,
     /// Read the password from the first line of standard input
@@ -78,6 +78,25 @@ pub(crate) struct Login {
     #[cfg(feature = "software-key")]
     #[arg(long, value_name = "MODE")]
     pub(crate) software_key: Option<crate::keys::software::Mode>,
+}
+
+/// Where somebody logs in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LoginPlace {
+    /// In this terminal.
+    Terminal,
+    /// At a page of the cluster.
+    Browser,
+}
+
+impl Login {
+    /// In the browser, unless the options make sense in the terminal alone.
+    pub(crate) fn place(&self) -> LoginPlace {
+        let is_native = self.native || self.password_stdin || self.enrol.is_some();
+        #[cfg(feature = "software-key")]
+        let is_native = is_native || self.software_key.is_some();
+        if is_native { LoginPlace::Terminal } else { LoginPlace::Browser }
+    }
 }
 
 /// `portlatch agent`.

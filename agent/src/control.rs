@@ -24,6 +24,7 @@ use crate::login::Login;
 
 mod error;
 mod exchange;
+mod pages;
 mod trust;
 
 pub(crate) use error::ApiError;

@@ -14,6 +14,7 @@
 
 mod address;
 mod broker;
+mod browser;
 mod ceremony;
 mod cli;
 mod code;

@@ -1,4 +1,5 @@
-//! `portlatch login`: password and tap, or the enrolment of a new user; then the login certificate.
+//! `portlatch login`: at a page of the cluster; or here, with password and tap, or the enrolment of a new user. Then the
+//! login certificate.
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use zeroize::Zeroizing;
 use super::{AGENT_TIME, ask_agent};
 use crate::address::ClusterAddress;
 use crate::ceremony::{ClientData, creation_options, request_options};
-use crate::cli::Login;
+use crate::cli::{Login, LoginPlace};
 use crate::control::{Control, Trust};
 use crate::failure::Failure;
 use crate::files::Files;
@@ -28,23 +29,32 @@ use crate::login::{self, GrantedCertificates};
 use crate::service::Enter;
 use crate::terminal::{self, say};
 
+mod browser;
+
 /// Longest device name (the protocol's names have at most 64 characters).
 const MAX_DEVICE: usize = 64;
 
 /// Signs in and keeps the login.
 pub(crate) async fn login(options: &Login, files: &Files, clock: &Clock) -> Result<(), Failure> {
-    let (address, user) = who_and_where(options, files)?;
+    let (address, last_user) = cluster_and_last_user(options, files)?;
     let trust = trust(options, files, &address)?;
-    let request = LoginRequest { user, device: device_name(), proof: first_factor(options).await? };
-    let (key, enter) = chosen_key(options, files);
     let control = Control::before_login(&address, trust.clone(), clock)?;
-    say(&format!("Connecting to {address} ..."))?;
-    let challenge = control.begin_login(&request).await?;
-    let credential = tap(&challenge, &address.host, &key, &enter).await?;
     let login_key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(no_key)?;
-    let answer =
-        LoginAnswer { proof: LoginProof::Key { credential }, csr: STANDARD.encode(csr(&login_key)?) };
-    let granted = control.finish_login(&challenge.ceremony, &answer).await?;
+    let csr = STANDARD.encode(csr(&login_key)?);
+    let granted = match options.place() {
+        LoginPlace::Terminal => {
+            let user = user(options, last_user)?;
+            let proof = first_factor(options).await?;
+            let request = LoginRequest { user, device: device_name(), proof };
+            let key = chosen_key(options, files);
+            sign_in_here(&control, &address, &request, csr, key).await?
+        }
+        LoginPlace::Browser => {
+            say(&format!("Connecting to {address} ..."))?;
+            let asked = browser::Asked { user: options.user.clone(), device: device_name(), csr };
+            browser::sign_in(&control, &address, asked).await?
+        }
+    };
     let granted = certificates(granted, &address.host, &trust)?;
     let key_pem = Zeroizing::new(login_key.serialize_pem());
     let file = login::save(files, &address, &granted, &key_pem, options.mfa_mode.unwrap_or_default(), clock)?;
@@ -57,17 +67,39 @@ pub(crate) async fn login(options: &Login, files: &Files, clock: &Clock) -> Resu
     Ok(())
 }
 
-fn who_and_where(options: &Login, files: &Files) -> Result<(ClusterAddress, UserName), Failure> {
+async fn sign_in_here(
+    control: &Control,
+    address: &ClusterAddress,
+    request: &LoginRequest,
+    csr: String,
+    (key, enter): (Key, Enter),
+) -> Result<LoginGranted, Failure> {
+    say(&format!("Connecting to {address} ..."))?;
+    let challenge = control.begin_login(request).await?;
+    let credential = tap(&challenge, &address.host, &key, &enter).await?;
+    let answer = LoginAnswer { proof: LoginProof::Key { credential }, csr };
+    Ok(control.finish_login(&challenge.ceremony, &answer).await?)
+}
+
+/// The cluster, and who logged in there last.
+fn cluster_and_last_user(
+    options: &Login,
+    files: &Files,
+) -> Result<(ClusterAddress, Option<UserName>), Failure> {
     let last = login::last_used(files);
     let last_address = last.as_ref().map(|(address, _)| address.clone());
     let address = options.proxy.clone().or(last_address);
     let address =
         address.ok_or_else(|| Failure::Usage("say which cluster: --proxy HOST[:PORT]".to_owned()))?;
     let of_last = last.filter(|(last, _)| last.host == address.host).map(|(_, user)| user);
+    Ok((address, of_last))
+}
+
+/// Who logs in here.
+fn user(options: &Login, last: Option<UserName>) -> Result<UserName, Failure> {
     let of_system = || std::env::var("USER").ok().and_then(|name| name.parse().ok());
-    let user = options.user.clone().or(of_last).or_else(of_system);
-    let user = user.ok_or_else(|| Failure::Usage("say who you are: --user NAME".to_owned()))?;
-    Ok((address, user))
+    let user = options.user.clone().or(last).or_else(of_system);
+    user.ok_or_else(|| Failure::Usage("say who you are: --user NAME".to_owned()))
 }
 
 fn trust(options: &Login, files: &Files, address: &ClusterAddress) -> Result<Trust, Failure> {

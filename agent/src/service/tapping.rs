@@ -1,9 +1,12 @@
 //! One prompt's ceremony: a challenge from control, the answer of key, code or browser, control's verdict. A new challenge
 //! for every try, since each is taken once.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
-use portlatch_protocol::api::ceremony::{CeremonyOutcome, CeremonyPurpose, CeremonyRequest, PresenceProof};
+use portlatch_protocol::api::ceremony::{
+    BrowserOffer, CeremonyOutcome, CeremonyPurpose, CeremonyRequest, PresenceProof,
+};
 use portlatch_protocol::api::{
     AccessAnswer, AccessRequest, Ceremony, ClientDataContext, ProblemCode, Secret,
 };
@@ -13,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use webauthn_rs_proto::{PublicKeyCredential, PublicKeyCredentialRequestOptions};
 
 use crate::broker::RequestId;
+use crate::browser::{self, Page, PageEnd};
 use crate::ceremony::{ClientData, request_options};
 use crate::code::Code;
 use crate::control::{ApiError, SharedControl};
@@ -58,7 +62,7 @@ pub(super) enum TapEvent {
 pub(super) enum TapEnd {
     /// The prompt was over before.
     Cancelled,
-    /// The person refused on the key.
+    /// The person refused on the key, or at the page.
     DeniedOnKey,
     /// Control does not grant it, or cannot be reached.
     Failed(ApiError),
@@ -85,10 +89,15 @@ impl Tapping {
     }
 
     async fn attempt(&mut self) -> Result<CeremonyOutcome, TapEnd> {
-        let request = CeremonyRequest { purpose: self.purpose.clone(), browser: None };
+        let page = self.page().await;
+        let browser = page.as_ref().map(Page::announce);
+        let request = CeremonyRequest { purpose: self.purpose.clone(), browser };
         let begun = self.cancel.run_until_cancelled(self.control.begin_ceremony(&request)).await;
         let ceremony = begun.ok_or(TapEnd::Cancelled)?.map_err(TapEnd::Failed)?;
-        let answered = self.answer(&ceremony).await;
+        let answered = match page.as_ref().zip(ceremony.browser.as_ref()) {
+            Some((page, offer)) => self.approve(&ceremony, page, offer).await,
+            None => self.answer(&ceremony).await,
+        };
         match answered {
             Ok(proof) => {
                 let outcome = self.control.finish_ceremony(&ceremony.ceremony, &proof).await;
@@ -108,6 +117,7 @@ impl Tapping {
         let means = self.means(ceremony);
         self.tell(TapEvent::Challenged(means)).await;
         match means {
+            // Where a page was wanted and could not be had, the key at this machine does.
             Means::Key | Means::Browser => self.tap(ceremony, &self.cancel).await.map(key_proof),
             Means::Code => self.code().await,
             Means::KeyOrCode => self.tap_or_code(ceremony).await,
@@ -120,6 +130,45 @@ impl Tapping {
             (MfaMode::Otp, true) => Means::Code,
             (MfaMode::Webauthn | MfaMode::Browser, true) => Means::KeyOrCode,
             (MfaMode::Webauthn | MfaMode::Otp | MfaMode::Browser, false) => Means::Key,
+        }
+    }
+
+    /// A page to be opened, where the person wants one.
+    async fn page(&self) -> Option<Page> {
+        if self.mode != MfaMode::Browser {
+            return None;
+        }
+        let page = Page::prepare().await;
+        page.inspect_err(|error| tracing::warn!(%error, "no port for a page's answer")).ok()
+    }
+
+    async fn approve(
+        &self,
+        ceremony: &Ceremony,
+        page: &Page,
+        offer: &BrowserOffer,
+    ) -> Result<PresenceProof, TapEnd> {
+        let foreign = |_| TapEnd::Failed(ApiError::BadOptions("a page of another host"));
+        let url = browser::own_page(offer, &self.cluster).map_err(foreign)?;
+        self.tell(TapEvent::Challenged(Means::Browser)).await;
+        let ask = || self.control.page_decision(&ceremony.ceremony);
+        let invite = async {
+            let opened = browser::open(url).await;
+            for line in browser::invitation(url, offer.code.as_deref(), opened) {
+                self.tell(TapEvent::Notice(line)).await;
+            }
+            std::future::pending::<Infallible>().await
+        };
+        let answered = async {
+            tokio::select! {
+                answered = page.answered(&ceremony.ceremony, ask) => answered,
+                never = invite => match never {},
+            }
+        };
+        match self.cancel.run_until_cancelled(answered).await.ok_or(TapEnd::Cancelled)? {
+            Ok(proof) => Ok(PresenceProof::Browser(proof)),
+            Err(PageEnd::Denied) => Err(TapEnd::DeniedOnKey),
+            Err(PageEnd::Failed(error)) => Err(TapEnd::Failed(error)),
         }
     }
 

@@ -1,0 +1,229 @@
+//! A page of the cluster, answered in the person's browser: open it, and wait for what comes of it.
+//!
+//! ```text
+//! prepare ──► announce (port, hash of a secret) ──► control makes the page ──► open it ──► answered
+//!                                                      on this machine:  redirect ─► loopback ─► code + secret
+//!                                                      on another one:   code typed ─► control ─► secret alone
+//!                                                      denied:                          control ─► at once
+//! ```
+//!
+//! The secret never leaves this process before the end, so that whoever gets hold of the redirect has half of what it
+//! takes. Not here: who may approve what (control decides), and what is shown in a prompt.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use portlatch_protocol::api::Secret;
+use portlatch_protocol::api::browser::{PageDecision, return_path};
+use portlatch_protocol::api::ceremony::{BrowserOffer, BrowserProof, BrowserReturn};
+use portlatch_protocol::names::{Hostname, Id};
+use sha2::{Digest as _, Sha256};
+use tokio::net::TcpListener;
+use zeroize::Zeroizing;
+
+use crate::control::ApiError;
+
+mod loopback;
+mod opener;
+
+pub(crate) use opener::{Opened, open};
+
+const SECRET_BYTES: usize = 32;
+/// Pause before control is asked again that could not be reached; the redirect is waited for meanwhile.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
+
+/// A page that is about to be opened.
+pub(crate) struct Page {
+    listener: TcpListener,
+    port: u16,
+    secret: Zeroizing<String>,
+}
+
+/// How a page ended without an approval.
+#[derive(Debug)]
+pub(crate) enum PageEnd {
+    /// The person said no there.
+    Denied,
+    /// Control says that it is over.
+    Failed(ApiError),
+}
+
+/// Why a page is not opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the server names a page that is not its own: tell its administrator")]
+pub(crate) struct ForeignPage;
+
+impl Page {
+    /// Listens for the redirect, on a port of the system's choice of this machine's own address.
+    ///
+    /// # Errors
+    /// The system's, if it has no port left.
+    pub(crate) async fn prepare() -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let port = listener.local_addr()?.port();
+        let mut secret = Zeroizing::new([0; SECRET_BYTES]);
+        getrandom::fill(secret.as_mut_slice()).map_err(io::Error::other)?;
+        Ok(Self { listener, port, secret: Zeroizing::new(URL_SAFE_NO_PAD.encode(secret.as_slice())) })
+    }
+
+    /// What control is told of it.
+    pub(crate) fn announce(&self) -> BrowserReturn {
+        let secret_hash = URL_SAFE_NO_PAD.encode(Sha256::digest(self.secret.as_bytes()));
+        BrowserReturn { port: self.port, secret_hash }
+    }
+
+    /// The secret, for asking control about a login that has no certificate yet.
+    pub(crate) fn secret(&self) -> Secret {
+        Secret(self.secret.to_string())
+    }
+
+    /// Waits for the answer: the redirect's code, or control's word. `ask` asks control once and waits for a while;
+    /// `None` from it means that nothing was decided yet. Ends with the ceremony; whoever drops this stops listening.
+    ///
+    /// # Errors
+    /// [`PageEnd`].
+    pub(crate) async fn answered<F>(
+        &self,
+        ceremony: &Id,
+        ask: impl Fn() -> F,
+    ) -> Result<BrowserProof, PageEnd>
+    where
+        F: Future<Output = Result<Option<PageDecision>, ApiError>>,
+    {
+        let path = return_path(ceremony);
+        let code = loopback::code_of(&self.listener, self.port, &path);
+        tokio::select! {
+            biased;
+            code = code => Ok(BrowserProof { code: Some(code), secret: self.secret() }),
+            decision = decided(ask, ASK_AGAIN) => match decision {
+                Ok(PageDecision::Approved) => Ok(BrowserProof { code: None, secret: self.secret() }),
+                Ok(PageDecision::Denied) => Err(PageEnd::Denied),
+                Err(error) => Err(PageEnd::Failed(error)),
+            },
+        }
+    }
+}
+
+async fn decided<F>(ask: impl Fn() -> F, pause: Duration) -> Result<PageDecision, ApiError>
+where
+    F: Future<Output = Result<Option<PageDecision>, ApiError>>,
+{
+    loop {
+        match ask().await {
+            Ok(Some(decision)) => return Ok(decision),
+            Ok(None) => {}
+            // Control said so itself: it is over.
+            Err(error @ ApiError::Problem(_)) if error.code().is_some_and(is_final) => return Err(error),
+            Err(error) if error.is_login_over() => return Err(error),
+            Err(error) => {
+                tracing::debug!(%error, "control did not say what was decided at the page");
+                tokio::time::sleep(pause).await;
+            }
+        }
+    }
+}
+
+const fn is_final(code: portlatch_protocol::api::ProblemCode) -> bool {
+    use portlatch_protocol::api::ProblemCode as Code;
+    !matches!(code, Code::Unavailable | Code::RateLimited)
+}
+
+/// The page's address, if it is one of this cluster's, and can be nothing else to the program that opens it.
+///
+/// # Errors
+/// [`ForeignPage`].
+pub(crate) fn own_page<'a>(offer: &'a BrowserOffer, cluster: &Hostname) -> Result<&'a str, ForeignPage> {
+    let (authority, path) =
+        offer.url.strip_prefix("https://").and_then(|rest| rest.split_once('/')).ok_or(ForeignPage)?;
+    let (host, port) = authority.split_once(':').unwrap_or((authority, "443"));
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/-_.".contains(c);
+    let is_own = host.eq_ignore_ascii_case(cluster.as_str())
+        && port.parse::<u16>().is_ok_and(|port| port > 0)
+        && path.chars().all(is_plain);
+    is_own.then_some(offer.url.as_str()).ok_or(ForeignPage)
+}
+
+/// What a person reads while the page waits.
+pub(crate) fn invitation(url: &str, code: Option<&str>, opened: Opened) -> Vec<String> {
+    let mut lines = match opened {
+        Opened::Yes => vec![format!("Your browser opens {url}")],
+        Opened::NoDisplay => {
+            vec!["There is no screen here to open a browser on.".to_owned(), format!("Open this page: {url}")]
+        }
+        Opened::NoBrowser => vec![
+            "No browser could be started: set BROWSER to yours.".to_owned(),
+            format!("Open this page: {url}"),
+        ],
+    };
+    if let Some(code) = code {
+        lines.push(format!("On another machine type this code there: {code} (your roles must allow it)"));
+    } else if opened != Opened::Yes {
+        lines.push("It must be a browser on this machine.".to_owned());
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offer(url: &str) -> BrowserOffer {
+        BrowserOffer { url: url.to_owned(), code: None }
+    }
+
+    #[test]
+    fn only_the_cluster_s_own_pages_are_opened() {
+        let cluster = "proxy.example.com".parse().unwrap();
+        for own in ["https://proxy.example.com/mfa/0a", "https://Proxy.example.com:8443/login/device/0a"] {
+            assert_eq!(own_page(&offer(own), &cluster), Ok(own));
+        }
+        for foreign in [
+            "http://proxy.example.com/mfa/0a",
+            "https://proxy.example.com.evil/mfa/0a",
+            "https://proxy.example.com@evil/mfa/0a",
+            "https://proxy.example.com:x/mfa/0a",
+            "https://proxy.example.com",
+            "https://proxy.example.com/mfa/0a?x=$(id)",
+            "https://proxy.example.com/mfa/0a;id",
+            "file:///etc/passwd",
+            "--help",
+            "",
+        ] {
+            assert_eq!(own_page(&offer(foreign), &cluster), Err(ForeignPage), "{foreign}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_announced_is_the_secret_s_hash_and_not_the_secret() {
+        let page = Page::prepare().await.unwrap();
+        let announced = page.announce();
+        assert_eq!(announced.secret_hash, URL_SAFE_NO_PAD.encode(Sha256::digest(&page.secret().0)));
+        assert_ne!(announced.secret_hash, page.secret().0);
+        assert_ne!(Page::prepare().await.unwrap().secret(), page.secret());
+    }
+
+    #[tokio::test]
+    async fn a_control_that_cannot_be_reached_is_asked_again() {
+        let asked = std::sync::atomic::AtomicU32::new(0);
+        let ask = || async {
+            match asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+                0 => Err(ApiError::Silent { host: "h".into(), waited: Duration::ZERO }),
+                1 => Ok(None),
+                _ => Ok(Some(PageDecision::Denied)),
+            }
+        };
+        assert_eq!(decided(ask, Duration::ZERO).await.unwrap(), PageDecision::Denied);
+    }
+
+    #[tokio::test]
+    async fn a_ceremony_that_is_over_is_not_waited_for() {
+        use portlatch_protocol::api::{Problem, ProblemCode};
+        let over = || async {
+            Err(ApiError::Problem(Problem { code: ProblemCode::CeremonyEnded, message: String::new() }))
+        };
+        assert_eq!(decided(over, Duration::ZERO).await.unwrap_err().code(), Some(ProblemCode::CeremonyEnded));
+    }
+}
