@@ -6,8 +6,8 @@
 //! say to each other, [`path`] opens connections, [`server`], [`load`], [`hold`], [`dns`] and [`taps`] are the two ends. Around them,
 //! [`loads`] says which loads there are and which [`rows`] they give, [`field`] is the lab they run in, [`engine`] brings up
 //! others to compare with, [`compare`] runs
-//! the rounds, [`idle`] and [`waiting`] what is looked at while connections are idle or wait, [`process`] looks at what programs use, and [`figures`], [`results`]
-//! and [`report`] are what becomes of it.
+//! the rounds, [`idle`] and [`waiting`] what is looked at while connections are idle or wait, [`process`] looks at what programs use, and [`figures`], [`results`],
+//! [`report`] and [`plot`] are what becomes of it.
 
 pub mod compare;
 pub mod dns;
@@ -19,6 +19,7 @@ pub mod idle;
 pub mod load;
 pub mod loads;
 pub mod path;
+mod plot;
 pub mod process;
 mod report;
 pub mod results;

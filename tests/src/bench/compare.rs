@@ -11,6 +11,7 @@ use super::engine::Engine;
 use super::field::{Field, Kind, Way};
 use super::idle::{self, beside_rows, memory_rows};
 use super::loads::{Consumer, Figure, LOADS, Load, beside, beside_idle, kept};
+use super::plot::plot;
 use super::process::{Part, machine_time};
 use super::report;
 use super::results::Results;
@@ -78,6 +79,9 @@ pub struct Choice {
     /// Where the figures go for programs
     #[arg(long)]
     pub json: Option<PathBuf>,
+    /// Where the picture goes, SVG
+    #[arg(long)]
+    pub plot: Option<PathBuf>,
 }
 
 /// All rows, in the table's order.
@@ -190,6 +194,9 @@ impl Comparison {
         if let Some(file) = &self.choice.json {
             let json = serde_json::to_string_pretty(&report.json())?;
             std::fs::write(file, json).with_context(|| format!("writing {}", file.display()))?;
+        }
+        if let Some(file) = &self.choice.plot {
+            std::fs::write(file, plot(&report)).with_context(|| format!("writing {}", file.display()))?;
         }
         let failures = bench.results.failures();
         ensure!(failures.is_empty(), "could not be measured: {}", failures.join("; "));

@@ -165,7 +165,7 @@ impl Load {
             Self::BothWays => vec![
                 self.figure("-up", "up", Unit::Gigabits, "up_mbit_per_second"),
                 self.figure("-down", "down", Unit::Gigabits, "down_mbit_per_second"),
-                self.figure("-weaker", "the weaker over half of the sum", Unit::Share, "weaker")
+                self.figure("-weaker", "weaker over half of the sum", Unit::Share, "weaker")
                     .with_goal(Some(Goal { must: 0.3, aim: 0.4 })),
             ],
             Self::New { parallel } => {
@@ -247,7 +247,7 @@ impl Load {
             Self::Echo { bytes } => format!("{bytes} bytes"),
             Self::Bulk { direction, flows: 1 } => format!("{}load, 1 flow", direction.name()),
             Self::Bulk { direction, flows } => format!("{}load, {flows} flows", direction.name()),
-            Self::BothWays => format!("both ways at once, {BOTH_WAYS} flows each"),
+            Self::BothWays => format!("both ways, {BOTH_WAYS} flows each"),
             Self::New { parallel: 1 } => "one at a time".to_owned(),
             Self::New { parallel } => format!("{parallel} at a time"),
             Self::Dns => "queries".to_owned(),
@@ -272,7 +272,7 @@ pub fn beside(row: &Row) -> Row {
 
 /// What is kept of a row beside idle connections: 1 is all.
 pub fn kept(row: &Row) -> Row {
-    let title = format!("{}, of what it is without", row.title);
+    let title = format!("{}, share kept", row.title);
     Row::new(format!("beside-{}-kept", row.name), Section::BesideIdle, title, Unit::Share)
         .with_goal(Some(Goal { must: 0.9, aim: 0.95 }))
 }

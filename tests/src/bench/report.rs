@@ -28,18 +28,7 @@ const OURS: &str = "portlatch";
 impl Report<'_> {
     /// The machine, and a table a section.
     pub(super) fn text(&self) -> String {
-        let machine = machine();
-        let mut text = format!(
-            "{}, {} cores, Linux {}; rounds: {}, each {} s; medians (lowest-highest). Direct is plain TCP through a \
-             router, unencrypted; QUIC is without TUN, stack and proxy; both it and Portlatch are encrypted. Everything, \
-             servers included, runs on these cores. Other programs used {:.0} % of them before the first round.\n",
-            text_of(&machine["cpu"]),
-            machine["cores"],
-            text_of(&machine["kernel"]),
-            self.choice.rounds,
-            self.choice.seconds,
-            self.others * 100.0,
-        );
+        let mut text = format!("{}\n", self.conditions());
         let mut shown = None;
         let mut lines = Vec::new();
         for row in self.shown_rows() {
@@ -55,22 +44,34 @@ impl Report<'_> {
         text
     }
 
+    /// Where and how the figures were measured.
+    pub(super) fn conditions(&self) -> String {
+        let machine = machine();
+        format!(
+            "{}, {} cores, Linux {}; rounds: {}, each {} s; medians (lowest-highest). Direct is plain TCP through a \
+             router, unencrypted; QUIC is without TUN, stack and proxy; both it and Portlatch are encrypted. Everything, \
+             servers included, runs on these cores. Other programs used {:.0} % of them before the first round.",
+            text_of(&machine["cpu"]),
+            machine["cores"],
+            text_of(&machine["kernel"]),
+            self.choice.rounds,
+            self.choice.seconds,
+            self.others * 100.0,
+        )
+    }
+
     /// Rows that have a figure.
-    fn shown_rows(&self) -> impl Iterator<Item = &Row> {
+    pub(super) fn shown_rows(&self) -> impl Iterator<Item = &Row> {
         let has_figures = |row: &&Row| self.ways.iter().any(|way| self.rounds(row, way).is_some());
         self.rows.iter().filter(has_figures)
     }
 
-    fn rounds(&self, row: &Row, way: &str) -> Option<Rounds> {
+    pub(super) fn rounds(&self, row: &Row, way: &str) -> Option<Rounds> {
         self.results.rounds(row, way)
     }
 
     fn heading(&self) -> Vec<String> {
-        let titles = self.ways.iter().map(|way| match *way {
-            "quic" => "QUIC",
-            OURS => "Portlatch",
-            other => other,
-        });
+        let titles = self.ways.iter().map(|way| title_of(way));
         let cells = ["", ""].into_iter().chain(titles).chain(["must", "aim", "holds"]);
         cells.map(str::to_owned).collect()
     }
@@ -124,6 +125,15 @@ impl Report<'_> {
     }
 }
 
+/// A path's name as people read it.
+pub(super) fn title_of(way: &str) -> &str {
+    match way {
+        "quic" => "QUIC",
+        OURS => "Portlatch",
+        other => other,
+    }
+}
+
 fn text_of(value: &Value) -> &str {
     value.as_str().unwrap_or("unknown")
 }
@@ -140,13 +150,13 @@ fn machine() -> Value {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::bench::compare::catalogue;
 
-    const WAYS: [&str; 3] = ["direct", "quic", "portlatch"];
+    pub(crate) const WAYS: [&str; 3] = ["direct", "quic", "portlatch"];
 
-    fn choice() -> Choice {
+    pub(crate) fn choice() -> Choice {
         Choice {
             rounds: 3,
             seconds: 1,
@@ -154,10 +164,11 @@ mod tests {
             paths: "*".to_owned(),
             engines: Vec::new(),
             json: None,
+            plot: None,
         }
     }
 
-    fn results(rows: &[Row]) -> Results {
+    pub(crate) fn results(rows: &[Row]) -> Results {
         let mut results = Results::default();
         for row in rows {
             for (factor, way) in [1.0, 10.0, 100.0].into_iter().zip(WAYS) {

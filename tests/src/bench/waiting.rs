@@ -16,13 +16,13 @@ const PROMPTS: u16 = 4;
 /// The rows, in the table's order.
 pub fn waiting_rows() -> [Row; 3] {
     let row = |name: &str, title: &str, unit| {
-        let title = format!("{CONNECTIONS} connections wait on {PROMPTS} prompts, {title}");
+        let title = format!("{CONNECTIONS} flows wait on {PROMPTS} prompts, {title}");
         Row::new(format!("waiting-{name}"), Section::Taps, title, unit)
     };
     [
         row("each", "daemon, RSS for each", Unit::Kilobytes),
-        row("first-tap", "all open after the first tap", Unit::Millis),
-        row("last-tap", "all open after the last tap", Unit::Millis),
+        row("first-tap", "open after first tap", Unit::Millis),
+        row("last-tap", "open after last tap", Unit::Millis),
     ]
 }
 
