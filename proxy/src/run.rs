@@ -213,7 +213,7 @@ async fn follow_stop(proxy: &Proxy, control: &Control, signals: Signals) {
             tracing::warn!(%error, "the proxy is still listed");
         }
     };
-    tokio::join!(proxy.stop.follow_signals(signals, proxy.is_idle()), unlist);
+    tokio::join!(proxy.stop.follow_signals(signals, &proxy.clock, proxy.is_idle()), unlist);
 }
 
 /// Without a service manager there is nobody to tell.

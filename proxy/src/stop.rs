@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use portlatch_clock::Clock;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -40,9 +41,9 @@ impl Stop {
         self.draining.is_cancelled()
     }
 
-    /// Follows the signals of the process: the first drains, the second ends. Returns when all has ended; `is_idle`
-    /// returns once no session is left.
-    pub async fn follow_signals(&self, signals: Signals, is_idle: impl Future<Output = ()>) {
+    /// Follows the signals of the process: the first drains, the second ends, and so does the deadline by `clock`. Returns
+    /// when all has ended; `is_idle` returns once no session is left.
+    pub async fn follow_signals(&self, signals: Signals, clock: &Clock, is_idle: impl Future<Output = ()>) {
         let Signals { mut terminate, mut interrupt } = signals;
         tokio::select! {
             _ = terminate.recv() => {}
@@ -54,7 +55,7 @@ impl Stop {
             _ = terminate.recv() => tracing::info!("told twice: ending at once"),
             _ = interrupt.recv() => tracing::info!("told twice: ending at once"),
             () = is_idle => {}
-            () = tokio::time::sleep(DRAIN_DEADLINE) => tracing::warn!("sessions are left at the deadline: ending them"),
+            () = clock.sleep(DRAIN_DEADLINE) => tracing::warn!("sessions are left at the deadline: ending them"),
             () = self.ended.cancelled() => {}
         }
         self.ended.cancel();

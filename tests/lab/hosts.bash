@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # The lab's hosts: their namespaces, the wires between them, and how commands run there. Sourced by scripts/lab, which
-# sets LAB (the directory), LAB_FILES (this one) and fail.
+# sets LAB (the directory), LAB_FILES (this one), WIRE (the program between two of them, or nothing) and fail.
 
 LAB_PATH=/opt/portlatch/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
@@ -95,7 +95,11 @@ make_hosts() {
 wire_hosts() {
     local proxy
     proxy=$(<"$LAB/pid/host-proxy")
-    on_host user ip link add eth0 type veth peer name eth0 netns "$proxy"
+    if [[ -n $WIRE ]]; then
+        start_wire "$proxy"
+    else
+        on_host user ip link add eth0 type veth peer name eth0 netns "$proxy"
+    fi
     on_host company ip link add eth0 type veth peer name eth1 netns "$proxy"
     # shellcheck disable=SC2016 # $0 and $1 belong to the inner shell
     on_host proxy sh -euc '
@@ -121,6 +125,16 @@ wire_hosts() {
         nft add table inet lab
         nft add chain inet lab input "{ type filter hook input priority 0; }"
         nft add rule inet lab input ip daddr 10.0.0.98 drop'
+}
+
+# The wire between user and proxy as a program that takes orders at wire.orders (tests/src/wire/between.rs).
+start_wire() {
+    ln -L "$WIRE" "$LAB/wire" 2>/dev/null || cp "$WIRE" "$LAB/wire"
+    start_on user wire root "$LAB/wire" --name eth0 --far "/proc/$1/ns/net" --orders "$LAB/wire.orders"
+    wait_until 10 "the wire" test -S "$LAB/wire.orders"
+    # What hosts do where a way swallows large packets: control is reached by the kernel's own TCP.
+    on_host user sysctl -qw net.ipv4.tcp_mtu_probing=1
+    on_host proxy sysctl -qw net.ipv4.tcp_mtu_probing=1
 }
 
 # The processes that have this lab's mount: found by it whatever became of the pid files.

@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io::{Read as _, Seek as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -133,6 +134,15 @@ impl Part {
     }
 }
 
+/// What is between the user's machine and the proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// A pair of veth.
+    Direct,
+    /// A [`wire`](crate::wire::between) that follows [`Lab::order`].
+    Wire,
+}
+
 /// What a test wants of its lab.
 #[derive(Debug, Clone, Copy)]
 pub struct LabOptions {
@@ -142,11 +152,18 @@ pub struct LabOptions {
     pub logins: &'static [Account],
     /// Who resolves names.
     pub resolver: Resolver,
+    /// What is between the user's machine and the proxy.
+    pub way: Way,
 }
 
 impl Default for LabOptions {
     fn default() -> Self {
-        Self { taps: Taps::Auto, logins: &[Account::Jerry], resolver: Resolver::ResolvConf }
+        Self {
+            taps: Taps::Auto,
+            logins: &[Account::Jerry],
+            resolver: Resolver::ResolvConf,
+            way: Way::Direct,
+        }
     }
 }
 
@@ -190,6 +207,10 @@ pub fn start(options: LabOptions) -> Option<Lab> {
     let mut up = vec!["up", "--dir", lab.path(), "--movable-clock"];
     if options.resolver == Resolver::Resolved {
         up.push("--resolved");
+    }
+    let wire = binaries().join("wire");
+    if options.way == Way::Wire {
+        up.extend(["--wire", wire.to_str().expect("a path in UTF-8")]);
     }
     script(&up);
     let logins: Vec<&str> = options.logins.iter().map(|account| account.name()).collect();
@@ -327,6 +348,15 @@ impl Lab {
         self.try_administer(&["apply", "-f", file.to_str().expect("the lab's path is ASCII")])
     }
 
+    /// A program that was built beside the tests, where the lab's users may run it.
+    pub fn install(&self, name: &str) -> String {
+        let (built, installed) = (binaries().join(name), self.directory.join("bin").join(name));
+        fs::hard_link(&built, &installed)
+            .or_else(|_| fs::copy(&built, &installed).map(drop))
+            .unwrap_or_else(|error| panic!("installing {}: {error}", built.display()));
+        installed.to_str().expect("the lab's path is ASCII").to_owned()
+    }
+
     /// Starts one of the servers that few tests need (`tests/lab/more_servers.bash`).
     pub fn serve(&self, server: &str) {
         script(&["serve", "--dir", self.path(), server]);
@@ -377,6 +407,26 @@ impl Lab {
             Part::Agent(account) => arguments.extend(["agent", account.name(), taps.word()]),
         }
         script(&arguments);
+    }
+
+    /// Gives the wire an order ([`Order`](crate::wire::between::Order)) and returns once it is carried out.
+    pub fn order(&self, order: &str) {
+        let mut stream = UnixStream::connect(self.directory.join("wire.orders")).expect("the lab has a wire");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time that is not 0");
+        writeln!(stream, "{order}").expect("the wire reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("the wire answers");
+        assert_eq!(answer, "done\n", "{order}");
+    }
+
+    /// Sends a part a signal.
+    pub fn signal(&self, part: Part, signal: Signal) {
+        kill_process(self.pid(&part.process()), signal).expect("the part was running");
+    }
+
+    /// Whether a part has ended.
+    pub fn has_ended(&self, part: Part) -> bool {
+        rustix::process::test_kill_process(self.pid(&part.process())).is_err()
     }
 
     /// Resident memory of a part, in bytes.

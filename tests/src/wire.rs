@@ -5,8 +5,10 @@
 //! other way. So a run that fails names its seed, and can be run again alone. (What the packets are is the programs' and
 //! the kernel's doing, and differs a little from run to run.)
 //!
-//! [`stack_side`] puts it between the kernel's TCP and our netstack, in one process.
+//! Two shells put it between things that know nothing of it: [`stack_side`] between the kernel's TCP and our netstack, in
+//! one process, and [`between`] between two hosts of the lab, as a process of its own (`src/bin/wire.rs`).
 
+pub mod between;
 pub mod dice;
 pub mod program;
 pub mod schedule;

@@ -12,8 +12,10 @@ mod lab {
     mod programs;
     mod real_clients;
     mod refusals;
+    mod resilience;
     mod revocation;
     mod roles;
     mod taps;
     mod trust;
+    mod wire;
 }
