@@ -3,6 +3,11 @@
 //! Back-pressure goes from end to end: nothing is read that the other side has not room for. A half-close travels as a
 //! half-close (the stream's FIN), a reset as a reset.
 
+use std::cell::RefCell;
+use std::future::{Future as _, poll_fn};
+use std::pin::pin;
+use std::task::{Context, Poll, ready};
+
 use bytes::Bytes;
 use portlatch_protocol::stream::reset;
 use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
@@ -11,20 +16,26 @@ use crate::budget::{Budget, OverBudget};
 use crate::flow::{Flow, FlowReset};
 use crate::tunnel::Session;
 
-/// Chunks that are taken from the stream at once: a datagram's payload each, some 45 KiB in all. What the stack has no
-/// room for waits here, and nowhere else.
-const CHUNKS: usize = 32;
+/// Chunks that are taken from a stream at once: a datagram's payload each, some 90 KiB in all. Fewer cost more wake-ups
+/// of the stack: with 32 instead of 1 the download rose from 0.56 to 0.64 of what QUIC alone does.
+const CHUNKS: usize = 64;
+
+thread_local! {
+    /// Where chunks lie between stream and stack, for the length of one poll: a flow that waits holds none of it. In each
+    /// flow's own task they were a third of what an idle flow cost.
+    static PASSING: RefCell<[Bytes; CHUNKS]> = RefCell::new(std::array::from_fn(|_| Bytes::new()));
+}
 
 /// Copies until both directions have ended, or one of them breaks.
 pub(crate) async fn both_ways(flow: &Flow, session: Session, budget: &Budget) {
     let Session { mut send, mut receive, in_use: _in_use } = session;
-    let outcome = {
-        let (upload, download) = (upload(flow, &mut send), download(flow, &mut receive, budget));
-        tokio::select! {
-            outcome = async { tokio::try_join!(upload, download) } => outcome.map(|_| ()),
-            // A program that only waits may reset all the same.
-            () = flow.gone() => Err(Broken::Program),
-        }
+    let outcome = tokio::select! {
+        // Made inside: what is made before and moved in takes its room twice in the flow's task.
+        outcome = async {
+            tokio::try_join!(upload(flow, &mut send), download(flow, &mut receive, budget))
+        } => outcome.map(|_| ()),
+        // A program that only waits may reset all the same.
+        () = flow.gone() => Err(Broken::Program),
     };
     match outcome {
         Ok(()) => {}
@@ -73,7 +84,11 @@ impl From<ReadError> for Broken {
 
 async fn upload(flow: &Flow, send: &mut SendStream) -> Result<(), Broken> {
     while let Some(chunk) = flow.read().await? {
-        send.write_chunk(chunk).await?;
+        // A third of the room of `write_chunk`, for the same.
+        let mut chunk = [chunk];
+        while !chunk[0].is_empty() {
+            send.write_chunks(&mut chunk).await?;
+        }
     }
     // Closed already only if the stream broke, which the other direction sees too.
     let _ = send.finish();
@@ -85,10 +100,40 @@ async fn upload(flow: &Flow, send: &mut SendStream) -> Result<(), Broken> {
 }
 
 async fn download(flow: &Flow, receive: &mut RecvStream, budget: &Budget) -> Result<(), Broken> {
-    let mut chunks: [Bytes; CHUNKS] = std::array::from_fn(|_| Bytes::new());
-    while let Some(filled) = receive.read_chunks(&mut chunks).await? {
-        budget.while_stalled(flow.write(&mut chunks[..filled])).await??;
+    loop {
+        match poll_fn(|context| pass_on(flow, receive, context)).await? {
+            Passed::All => {}
+            // Boxed: it is rare, and an idle flow shall not hold the room for it.
+            Passed::Part(mut left) => Box::pin(budget.while_stalled(flow.write(&mut left))).await??,
+            Passed::End => {
+                flow.finish();
+                return Ok(());
+            }
+        }
     }
-    flow.finish();
-    Ok(())
+}
+
+/// What became of the chunks that had come.
+enum Passed {
+    All,
+    /// The stack has no room for these. They wait in the flow's task, and nowhere else.
+    Part(Vec<Bytes>),
+    /// There are no more.
+    End,
+}
+
+/// Takes what has come by the stream and gives it to the stack.
+fn pass_on(flow: &Flow, receive: &mut RecvStream, context: &mut Context<'_>) -> Poll<Result<Passed, Broken>> {
+    PASSING.with_borrow_mut(|chunks| {
+        // Dropped while it waits, it leaves its waker with the stream.
+        let Some(filled) = ready!(pin!(receive.read_chunks(chunks)).poll(context))? else {
+            return Poll::Ready(Ok(Passed::End));
+        };
+        let chunks = &mut chunks[..filled];
+        let taken = flow.write_now(chunks)?;
+        if taken == filled {
+            return Poll::Ready(Ok(Passed::All));
+        }
+        Poll::Ready(Ok(Passed::Part(chunks[taken..].iter_mut().map(std::mem::take).collect())))
+    })
 }

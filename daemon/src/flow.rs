@@ -238,24 +238,34 @@ impl Flow {
         .await
     }
 
-    /// Hands all of `chunks` to the stack, in order and as fast as the program reads; they are empty afterwards.
-    pub(crate) async fn write(&self, chunks: &mut [Bytes]) -> Result<(), FlowReset> {
-        let mut left = chunks.iter_mut().filter(|chunk| !chunk.is_empty()).peekable();
-        poll_fn(|context| {
-            // One borrow for all that fits: a chunk is as small as a datagram.
-            let written = self.stack.kick(|stack| {
-                while let Some(chunk) = left.peek_mut() {
-                    bytes::Buf::advance(*chunk, stack.write(self.id, chunk)?);
-                    if chunk.is_empty() {
-                        left.next();
+    /// Hands as much of `chunks` to the stack as it takes now, in order; how many it took whole. Those are empty
+    /// afterwards.
+    pub(crate) fn write_now(&self, chunks: &mut [Bytes]) -> Result<usize, FlowReset> {
+        // One borrow for all that fits: a chunk is as small as a datagram.
+        self.stack.kick(|stack| {
+            for (at, chunk) in chunks.iter_mut().enumerate() {
+                while !chunk.is_empty() {
+                    match stack.write(self.id, chunk) {
+                        Ok(written) => bytes::Buf::advance(chunk, written),
+                        Err(WriteError::Blocked) => return Ok(at),
+                        Err(WriteError::Reset) => return Err(FlowReset),
                     }
                 }
-                Ok(())
-            });
-            match written {
-                Ok(()) => Poll::Ready(Ok(())),
-                Err(WriteError::Reset) => Poll::Ready(Err(FlowReset)),
-                Err(WriteError::Blocked) => self.wait(|wakers| &mut wakers.writable, context),
+                // Even an empty one keeps its datagram's buffer.
+                *chunk = Bytes::new();
+            }
+            Ok(chunks.len())
+        })
+    }
+
+    /// Hands all of `chunks` to the stack, in order and as fast as the program reads; they are empty afterwards.
+    pub(crate) async fn write(&self, chunks: &mut [Bytes]) -> Result<(), FlowReset> {
+        let mut first = 0;
+        poll_fn(|context| {
+            first += self.write_now(&mut chunks[first..])?;
+            match first == chunks.len() {
+                true => Poll::Ready(Ok(())),
+                false => self.wait(|wakers| &mut wakers.writable, context),
             }
         })
         .await

@@ -52,7 +52,8 @@ pub(crate) async fn forward(syn: HeldSyn, worker: Rc<Worker>) {
     let first = FirstRequest::default();
     let mut program = Program { owner, worker, side, first, since: Instant::now() };
     let story = async {
-        let session = program.session(&login, &place).await?;
+        // Boxed: a flow that is open shall not hold the room for its opening.
+        let session = Box::pin(program.session(&login, &place)).await?;
         program.carry(session).await
     };
     let ended = tokio::select! {
