@@ -133,6 +133,11 @@ impl Control {
         nothing(&self.exchange.ask(Method::DELETE, &path, Bytes::new(), GOODBYE_TIME).await?)
     }
 
+    /// Forgets what was tapped for: the next grant needs another tap.
+    pub(crate) async fn forget_taps(&self) -> Result<(), ApiError> {
+        nothing(&self.exchange.ask(Method::DELETE, "/v1/taps", Bytes::new(), GOODBYE_TIME).await?)
+    }
+
     async fn post<A: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<A, ApiError> {
         self.post_within(path, body, ANSWER_TIME).await
     }

@@ -7,11 +7,14 @@
 //!                  |  link      to the daemon's socket: attach, access wanted, grants
 //!                  |  control   to control: catalogue, access, ceremonies
 //!                  |  broker    which prompt is open, who waits, who is told no at once
+//!                  |  absence   whether the screen is locked and what is to be tapped for again
+//!                  |  notification   prompts on the desktop
 //!                  '- keys      the security keys: USB, or software for tests and the demo
 //! ```
 //!
 //! Not here: policy (control decides), flows and names (the daemon has them).
 
+mod absence;
 mod address;
 mod broker;
 mod browser;
@@ -28,6 +31,7 @@ mod keys;
 mod local;
 mod login;
 mod mfa_mode;
+mod notification;
 mod prompt;
 mod safe_text;
 mod service;

@@ -47,6 +47,9 @@ struct ClusterFile {
     cluster: Hostname,
     port: u16,
     user: UserName,
+    /// What was refused before is none of the next user's business: seconds since 1970.
+    #[serde(default)]
+    refusals_since: i64,
 }
 
 /// A login with everything that proves it.
@@ -124,7 +127,14 @@ pub(crate) fn save(
         expires: clock.time_of_day().after(lasts).seconds(),
         mfa_mode,
     };
-    let cluster = ClusterFile { cluster: address.host.clone(), port: address.port, user };
+    let before = last_cluster(files);
+    let is_same = |before: &&ClusterFile| before.cluster == address.host && before.user == user;
+    let refusals_since = match (before.as_ref(), before.as_ref().filter(is_same)) {
+        (None, _) => 0,
+        (Some(_), Some(same)) => same.refusals_since,
+        (Some(_), None) => clock.time_of_day().seconds(),
+    };
+    let cluster = ClusterFile { cluster: address.host.clone(), port: address.port, user, refusals_since };
     files.remove(LOGIN)?;
     files.replace(CA, pem("CERTIFICATE", &granted.ca).as_bytes())?;
     files.replace(CLUSTER, &json(&cluster))?;
@@ -154,9 +164,21 @@ pub(crate) fn is_any(files: &Files) -> bool {
 ///
 /// # Errors
 /// A [`FilesError`] if a file cannot be removed.
-pub(crate) fn remove(files: &Files) -> Result<(), FilesError> {
+pub(crate) fn remove(files: &Files, clock: &Clock) -> Result<(), FilesError> {
     // The key goes first: whatever fails afterwards, it is not left behind.
-    [KEY, CERTIFICATE, LOGIN].into_iter().try_for_each(|name| files.remove(name))
+    [KEY, CERTIFICATE, LOGIN].into_iter().try_for_each(|name| files.remove(name))?;
+    match last_cluster(files) {
+        Some(cluster) => {
+            let refusals_since = clock.time_of_day().seconds();
+            files.replace(CLUSTER, &json(&ClusterFile { refusals_since, ..cluster }))
+        }
+        None => Ok(()),
+    }
+}
+
+/// From when on refusals are the present user's, in seconds since 1970.
+pub(crate) fn refusals_since(files: &Files) -> i64 {
+    last_cluster(files).map_or(0, |cluster| cluster.refusals_since)
 }
 
 /// The CA that was trusted for this cluster before, if any.
@@ -231,7 +253,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let files = Files::inside(directory.path());
         save_one(&files);
-        remove(&files).unwrap();
+        remove(&files, &Clock::movable().0).unwrap();
         assert!(read(&files).unwrap().is_none());
         assert!(!files.state(KEY).exists() && !files.state(CERTIFICATE).exists());
         assert!(known_ca(&files, &"proxy.example.com".parse().unwrap()).is_some());

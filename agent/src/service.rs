@@ -21,6 +21,7 @@ use portlatch_protocol::attach::ToDaemon;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use crate::absence::{Absence, SeatEvent, logind};
 use crate::broker::{Broker, RequestId};
 use crate::daemon::{Link, LinkEvent, socket_path};
 use crate::files::Files;
@@ -28,11 +29,13 @@ use crate::identify::Program;
 use crate::keys::Key;
 use crate::local::Tell;
 use crate::mfa_mode::MfaMode;
+use crate::notification::Desktop;
 use crate::safe_text::sentence;
 use crate::status::{Refusals, StatusReport};
 
 mod access;
 mod attach;
+mod leaving;
 mod login;
 mod people;
 mod prompting;
@@ -43,6 +46,7 @@ mod work;
 
 use access::Request;
 use attach::DaemonState;
+use leaving::Leaving;
 use login::LoginState;
 pub(crate) use people::Command;
 use prompting::OpenPrompt;
@@ -113,6 +117,9 @@ pub(crate) struct Service {
     status_wanted: Vec<(oneshot::Sender<StatusReport>, BootTime)>,
     people: broadcast::Sender<Tell>,
     terminal: Terminal,
+    desktop: Desktop,
+    absence: Absence,
+    leaving: Leaving,
     /// Those of the agent's own that hear what people are told.
     own_ears: usize,
     tap_events: mpsc::Sender<(RequestId, TapEvent)>,
@@ -127,6 +134,8 @@ pub(crate) struct Inbox {
     commands: mpsc::Receiver<Command>,
     links: mpsc::Receiver<LinkEvent>,
     taps: mpsc::Receiver<(RequestId, TapEvent)>,
+    seat: mpsc::Receiver<SeatEvent>,
+    seat_events: mpsc::Sender<SeatEvent>,
     link: Link,
 }
 
@@ -179,6 +188,9 @@ impl Service {
             status_wanted: Vec::new(),
             people: broadcast::channel(TELLS).0,
             terminal,
+            desktop: Desktop::IsNotThere,
+            absence: Absence::default(),
+            leaving: Leaving::default(),
             own_ears: 0,
             tap_events,
             tasks: JoinSet::new(),
@@ -186,7 +198,9 @@ impl Service {
             complaints: HashMap::new(),
             ticks: 0,
         };
-        (service, Inbox { commands: command_inbox, links, taps, link }, Handle { commands })
+        let (seat_events, seat) = mpsc::channel(EVENTS);
+        let inbox = Inbox { commands: command_inbox, links, taps, seat, seat_events, link };
+        (service, inbox, Handle { commands })
     }
 
     /// What the service says to people, for the agent's own front-ends.
@@ -198,14 +212,15 @@ impl Service {
     /// How many front-ends there are on which a person can see prompts.
     fn eyes(&self) -> usize {
         let watching = self.people.receiver_count().saturating_sub(self.own_ears);
-        watching + usize::from(self.terminal == Terminal::Seen)
+        watching + usize::from(self.terminal == Terminal::Seen) + usize::from(self.desktop == Desktop::Shows)
     }
 
     /// Serves for ever; whoever runs it drops it to end it.
     pub(crate) async fn run(mut self, inbox: Inbox) {
-        let Inbox { mut commands, mut links, mut taps, link } = inbox;
+        let Inbox { mut commands, mut links, mut taps, mut seat, seat_events, link } = inbox;
         let mut helpers = JoinSet::new();
         helpers.spawn(link.run());
+        helpers.spawn(logind::listen(seat_events));
         let mut tick = tokio::time::interval(TICK);
         let clock = self.clock.clone();
         self.handle_login_files();
@@ -221,6 +236,7 @@ impl Service {
                 Some(event) = links.recv() => self.handle_link(event),
                 Some(command) = commands.recv() => self.handle_command(command),
                 Some((id, event)) = taps.recv() => self.handle_tap_event(id, event),
+                Some(event) = seat.recv() => self.handle_seat_event(event),
                 Some(done) = self.tasks.join_next() => match done {
                     Ok(done) => self.handle_done(done),
                     Err(error) => tracing::error!(%error, "a task of the agent ended badly"),
@@ -235,7 +251,7 @@ impl Service {
     fn next_deadline(&self) -> Option<BootTime> {
         let requests = self.next_give_up();
         let status = self.status_wanted.iter().map(|(_, deadline)| *deadline);
-        let others = [self.broker.poll_timeout(), self.login.attach_after];
+        let others = [self.broker.poll_timeout(), self.login.attach_after, self.absence.poll_timeout()];
         requests.into_iter().chain(status).chain(others.into_iter().flatten()).min()
     }
 
@@ -243,7 +259,8 @@ impl Service {
         self.handle_login_files();
         self.drop_deserted();
         self.ticks += 1;
-        if self.ticks.is_multiple_of(QUIET_TICKS) {
+        // Without a login whatever is refused is news, and asks for one.
+        if self.ticks.is_multiple_of(QUIET_TICKS) || self.login.active.is_none() {
             self.greet_daemon();
         }
         self.handle_time();
@@ -255,6 +272,7 @@ impl Service {
         self.retry_attach(now);
         self.give_up_requests(now);
         self.answer_status_late(now);
+        self.see_to_absence(now);
         self.broker.handle_timeout(now);
         self.obey_broker();
     }

@@ -138,15 +138,16 @@ impl Refusals {
         self.0.truncate(MAX_REFUSALS);
     }
 
-    /// Those that the daemon kept.
-    pub(crate) fn add_older(&mut self, older: Vec<Refusal>) {
-        for refusal in older.into_iter().take(MAX_REFUSALS) {
-            if !self.0.iter().any(|(known, _)| *known == refusal) {
-                self.0.push_back((refusal, None));
-            }
-        }
+    /// Those that the daemon kept; returns those that were not known, newest first.
+    pub(crate) fn add_older(&mut self, older: Vec<Refusal>) -> Vec<Refusal> {
+        let is_known = |refusal: &Refusal| self.0.iter().any(|(known, _)| known == refusal);
+        let mut new: Vec<Refusal> =
+            older.into_iter().take(MAX_REFUSALS).filter(|refusal| !is_known(refusal)).collect();
+        new.dedup();
+        self.0.extend(new.iter().map(|refusal| (refusal.clone(), None)));
         self.0.make_contiguous().sort_by_key(|(refusal, _)| std::cmp::Reverse(refusal.time));
         self.0.truncate(MAX_REFUSALS);
+        new
     }
 
     /// Newest first, as status shows them.

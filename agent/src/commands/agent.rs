@@ -10,6 +10,7 @@ use crate::cli::Agent;
 use crate::failure::Failure;
 use crate::files::Files;
 use crate::local::Tell;
+use crate::notification::Notifications;
 use crate::service::{Command, Handle, Parts, Server, Service, Terminal};
 use crate::terminal::{self, Keyboard, Typed};
 
@@ -21,13 +22,15 @@ pub(crate) async fn agent(options: &Agent, files: Files, clock: Clock) -> Result
     let terminal = if terminal::is_seen() { Terminal::Seen } else { Terminal::Unseen };
     let mode = options.mfa_mode;
     let (mut service, inbox, handle) = Service::new(Parts { files, clock, key, enter, mode, terminal });
-    let told = service.subscribe();
+    let (told, told_desktop) = (service.subscribe(), service.subscribe());
+    let notifications = Notifications::new(handle.commands.clone());
     terminal::say(&format!("The Portlatch agent runs (pid {}).", std::process::id()))?;
     // Whichever ends first ends all: what is left undone is ended by being dropped.
     tokio::select! {
         () = service.run(inbox) => {}
         () = server.run(handle.clone()) => {}
         () = show(told, handle) => {}
+        () = notifications.run(told_desktop) => {}
         _ = stop => {}
     }
     Ok(())

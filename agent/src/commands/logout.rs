@@ -35,7 +35,7 @@ async fn without_agent(files: &Files, clock: &Clock) -> Result<(), Failure> {
         Some(login) => goodbye(&login, clock).await,
         None => Ok(()),
     };
-    login::remove(files)?;
+    login::remove(files, clock)?;
     Ok(say(&logged_out(&result))?)
 }
 

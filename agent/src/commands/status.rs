@@ -39,7 +39,8 @@ async fn without_agent(files: &Files, clock: &Clock) -> Result<StatusReport, Fai
     match ask_status(&socket_path()).await {
         Ok(told) => {
             let mut refusals = Refusals::default();
-            refusals.add_older(told.refusals);
+            let since = login::refusals_since(files);
+            refusals.add_older(told.refusals.into_iter().filter(|refusal| refusal.time >= since).collect());
             status.daemon = true;
             status.grants = told.grants.iter().map(GrantView::from).collect();
             status.refusals = refusals.views();

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::Service;
 use super::attach::DaemonState;
+use super::leaving::Taps;
 use super::login::over;
 use super::work::Done;
 use crate::broker::{RequestId, Subject, Wish};
@@ -31,6 +32,9 @@ const TUNNEL_TIME: Duration = Duration::from_secs(30);
 const MAX_PROGRAMS: usize = 64;
 /// Our own requests' numbers have this bit, the daemon's do not: it counts from zero.
 const OURS: u64 = 1 << 63;
+
+/// What a command is told while nobody can see a prompt.
+const AWAY: &str = "your screen is locked, so that nobody can tap: unlock it, then try again";
 
 /// A request that has not ended.
 #[derive(Debug)]
@@ -131,8 +135,14 @@ impl Service {
         let (Some(active), Some(tunnel_key)) = (&self.login.active, self.daemon.tunnel_key().cloned()) else {
             return self.refuse(id, RefusalReason::NoLogin, None);
         };
-        let control = active.control.clone();
+        let (control, taps) = (active.control.clone(), self.leaving.taps);
         self.tasks.spawn(async move {
+            // Or control would grant by a tap of before the lock.
+            if taps == Taps::ToForget
+                && let Err(error) = control.forget_taps().await
+            {
+                return Done::Asked { id, inode, program: known, answer: Err(error) };
+            }
             let program = match known {
                 Some(program) => Some(program),
                 None => owner_of_socket(inode).await,
@@ -182,6 +192,9 @@ impl Service {
         let Some(request) = self.requests.get(&id) else { return };
         if let Some(objection) = self.broker.objection(&request.wish(), now) {
             return self.refuse(id, objection.reason(), Some(objection.advice()));
+        }
+        if self.absence.is_away() {
+            return self.refuse(id, RefusalReason::TimedOut, Some(AWAY.to_owned()));
         }
         let message = match request.origin {
             Origin::Daemon => ToDaemon::TapNeeded(id.0),

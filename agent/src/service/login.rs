@@ -8,7 +8,7 @@ use std::time::Duration;
 use portlatch_clock::BootTime;
 use portlatch_protocol::api::{Catalogue, ProblemCode};
 use portlatch_protocol::attach::{CertificateBytes, ToDaemon};
-use portlatch_protocol::names::Id;
+use portlatch_protocol::names::{Hostname, Id, UserName};
 use tokio_util::sync::CancellationToken;
 
 use super::attach::DaemonState;
@@ -31,6 +31,8 @@ pub(super) struct LoginState {
     pub(super) attach_after: Option<BootTime>,
     /// How often in a row another agent of this user stood in the way.
     pub(super) taken: u32,
+    /// Whose login was the last one.
+    last: Option<(Hostname, UserName)>,
     stamp: Option<Stamp>,
     has_looked: bool,
 }
@@ -74,6 +76,10 @@ impl Service {
             Ok(control) => Arc::new(control),
             Err(error) => return self.complain(Trouble::Files, format!("{error}.")),
         };
+        let who = (login.file.cluster.clone(), login.file.user.clone());
+        if self.login.last.replace(who.clone()).is_some_and(|last| last != who) {
+            self.forget_user();
+        }
         let number = self.next_number();
         self.login.active = Some(ActiveLogin {
             file: login.file.clone(),

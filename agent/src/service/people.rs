@@ -18,6 +18,7 @@ use crate::control::ApiError;
 use crate::identify::{Program, owner_of_socket};
 use crate::local::{Say, Tell};
 use crate::login;
+use crate::notification::Desktop;
 use crate::status::{GrantView, RefusalView, StatusReport, StatusView};
 
 /// How long the daemon has to say how things are.
@@ -40,6 +41,8 @@ pub(crate) enum Command {
     Say(Say),
     /// A ceremony beforehand.
     Wish(CommandWish),
+    /// Whether prompts are seen as notifications.
+    Desktop(Desktop),
     /// The login's files have changed.
     LoginChanged,
     /// End the login.
@@ -59,6 +62,7 @@ impl Service {
                 self.settle(Trouble::Unseen);
             }
             Command::Say(say) => self.handle_say(say),
+            Command::Desktop(desktop) => self.desktop = desktop,
             Command::Wish(wish) => self.handle_command_wish(wish),
             Command::LoginChanged => self.handle_login_files(),
             Command::Logout(reply) => self.handle_logout(reply),
@@ -69,7 +73,7 @@ impl Service {
     fn how_things_stand(&self) -> Vec<Tell> {
         let standings = self.broker.standings(self.clock.boot_time());
         let notes = standings.iter().map(|standing| Tell::Note { text: standing.line() });
-        notes.chain(self.open_prompt_shown().map(|prompt| Tell::Prompt { prompt })).collect()
+        notes.chain(self.prompt_tells()).collect()
     }
 
     fn handle_say(&mut self, say: Say) {
@@ -122,7 +126,7 @@ impl Service {
 
     pub(super) fn handle_status(&mut self, status: Status) {
         let grants: Vec<GrantView> = status.grants.iter().map(GrantView::from).collect();
-        self.refusals.add_older(status.refusals);
+        self.handle_older_refusals(status.refusals);
         if self.is_settling() {
             return;
         }
@@ -178,9 +182,22 @@ impl Service {
     }
 
     pub(super) fn handle_identified(&mut self, refusal: Refusal, program: Option<Program>) {
-        let is_said_by_prompt = matches!(refusal.reason, RefusalReason::Denied | RefusalReason::TimedOut);
-        if !is_said_by_prompt {
-            self.note(RefusalView::new(&refusal, program.clone()).line());
+        match refusal.reason {
+            RefusalReason::NoLogin if self.login.active.is_none() => {
+                self.ask_to_sign_in(&refusal, program.clone());
+            }
+            // Their prompt said so already.
+            RefusalReason::Denied | RefusalReason::TimedOut => {}
+            RefusalReason::NoLogin
+            | RefusalReason::UnknownPort
+            | RefusalReason::Policy
+            | RefusalReason::QueueFull
+            | RefusalReason::CoolDown
+            | RefusalReason::Locked
+            | RefusalReason::TargetRefused
+            | RefusalReason::TargetUnreachable
+            | RefusalReason::NoProxy
+            | RefusalReason::Limit => self.note(RefusalView::new(&refusal, program.clone()).line()),
         }
         self.refusals.add(refusal, program);
     }
@@ -198,7 +215,8 @@ impl Service {
     /// Whatever control says, this machine forgets the login.
     pub(super) fn handle_logged_out(&mut self, reply: oneshot::Sender<Tell>, result: &Result<(), ApiError>) {
         self.detach();
-        let tell = match login::remove(&self.files) {
+        self.forget_user();
+        let tell = match login::remove(&self.files, &self.clock) {
             Ok(()) => Tell::Done { text: crate::commands::logged_out(result) },
             Err(error) => Tell::Failed { denied: false, text: error.to_string() },
         };

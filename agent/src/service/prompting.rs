@@ -33,6 +33,8 @@ pub(super) struct OpenPrompt {
     codes: mpsc::Sender<Code>,
     /// How it is answered; a prompt is shown once its challenge is made.
     shown: Option<Means>,
+    /// What the person was told last, for whoever looks only now.
+    notice: Option<String>,
 }
 
 impl Service {
@@ -51,7 +53,8 @@ impl Service {
         let number = self.next_number();
         let (cancel, (codes, typed)) = (CancellationToken::new(), mpsc::channel(CODES));
         let what = self.requests.get(&id).map(Request::what).unwrap_or_default();
-        self.prompt = Some(OpenPrompt { id, number, what, cancel: cancel.clone(), codes, shown: None });
+        self.prompt =
+            Some(OpenPrompt { id, number, what, cancel: cancel.clone(), codes, shown: None, notice: None });
         let Some(tapping) = self.tapping(id, cancel, typed) else {
             return self.broker.handle_refused(id, RefusalReason::NoLogin, self.clock.boot_time());
         };
@@ -130,7 +133,10 @@ impl Service {
                 self.see_to_eyes(id, means);
                 self.show_prompt();
             }
-            TapEvent::Notice(text) => self.tell_prompt(id, Tell::Note { text }),
+            TapEvent::Notice(text) => {
+                prompt.notice = Some(text.clone());
+                self.tell_prompt(id, Tell::Note { text });
+            }
         }
     }
 
@@ -178,6 +184,14 @@ impl Service {
             Subject::Devices(_) => About::Devices(request.title.clone()),
         };
         Some(Prompt { view, about, waiting: request.waiting, means })
+    }
+
+    /// The open prompt, for whoever looks only now.
+    pub(super) fn prompt_tells(&self) -> impl Iterator<Item = Tell> {
+        let prompt = self.open_prompt_shown();
+        let notice = self.prompt.as_ref().and_then(|open| open.notice.clone()).filter(|_| prompt.is_some());
+        let notice = notice.map(|text| Tell::Note { text });
+        prompt.map(|prompt| Tell::Prompt { prompt }).into_iter().chain(notice)
     }
 
     pub(super) fn show_prompt(&self) {

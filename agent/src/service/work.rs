@@ -25,6 +25,8 @@ pub(super) enum Done {
     Catalogue { login: u64, result: Result<Option<Catalogue>, ApiError> },
     /// Whose connection it was that was refused.
     Identified { refusal: Refusal, program: Option<Program> },
+    /// Control was asked to forget the taps.
+    TapsForgotten { login: u64, result: Result<(), ApiError> },
     /// Control was told goodbye, or could not be.
     LoggedOut { reply: oneshot::Sender<Tell>, result: Result<(), ApiError> },
 }
@@ -37,6 +39,7 @@ impl Service {
             Done::Certified { login, result } => self.handle_certified(login, result),
             Done::Catalogue { login, result } => self.handle_catalogue(login, result),
             Done::Identified { refusal, program } => self.handle_identified(refusal, program),
+            Done::TapsForgotten { login, result } => self.handle_taps_forgotten(login, result),
             Done::LoggedOut { reply, result } => self.handle_logged_out(reply, &result),
         }
     }

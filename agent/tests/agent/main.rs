@@ -7,5 +7,6 @@
 )]
 
 mod commands;
+mod desktop;
 mod prompts;
 mod support;

@@ -2,6 +2,7 @@
 //!
 //! Control is a double here because the agent's crate does not reach the real one; the two meet in the end-to-end tests.
 
+pub(crate) mod bus;
 pub(crate) mod control;
 pub(crate) mod daemon;
 
@@ -13,6 +14,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
+use self::bus::Bus;
 use self::control::Control;
 use self::daemon::{Agent, Daemon};
 
@@ -24,6 +26,7 @@ pub(crate) struct Machine {
     pub(crate) directory: tempfile::TempDir,
     pub(crate) control: Control,
     pub(crate) daemon: Daemon,
+    bus: Option<Bus>,
 }
 
 impl Machine {
@@ -31,7 +34,7 @@ impl Machine {
     pub(crate) async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let daemon = Daemon::listen(&directory.path().join("daemon.sock"));
-        Self { control: Control::start().await, daemon, directory }
+        Self { control: Control::start().await, daemon, directory, bus: None }
     }
 
     /// A machine whose user is enrolled and logged in.
@@ -51,6 +54,33 @@ impl Machine {
         (machine, person, agent)
     }
 
+    /// The machine with a message bus, which serves as the system's and as the session's.
+    pub(crate) async fn with_bus(mut self) -> Self {
+        self.bus = Some(Bus::start(self.directory.path()).await);
+        self
+    }
+
+    pub(crate) fn bus(&self) -> &Bus {
+        self.bus.as_ref().expect("a machine with a bus")
+    }
+
+    /// Starts the agent and attaches it.
+    pub(crate) async fn attach(&self, mode: &str) -> (Person, Agent) {
+        let mut person = self.start(&["agent", "--software-key", mode]);
+        let mut agent = self.daemon.accept().await;
+        agent.attach(&self.control).await;
+        person.sees("Attached").await;
+        (person, agent)
+    }
+
+    /// Starts a command when the agent, which was just started, can be asked.
+    pub(crate) async fn start_once_agent_runs(&self, agent: &mut Person, arguments: &[&str]) -> Person {
+        agent.sees("agent runs").await;
+        let mut command = self.start(arguments);
+        command.sees("Watching").await;
+        command
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_portlatch"));
         command
@@ -58,12 +88,20 @@ impl Machine {
             .env("PORTLATCH_HOME", self.home())
             .env("PORTLATCH_SOCKET", self.directory.path().join("daemon.sock"))
             .env("PORTLATCH_CLOCK_OFFSET", self.offset_file())
+            // Never the bus of the machine that the test runs on.
+            .env("DBUS_SESSION_BUS_ADDRESS", self.bus_address())
+            .env("DBUS_SYSTEM_BUS_ADDRESS", self.bus_address())
             .env_remove("NO_COLOR")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
         command
+    }
+
+    fn bus_address(&self) -> String {
+        let nowhere = || format!("unix:path={}", self.directory.path().join("no-bus").display());
+        self.bus.as_ref().map_or_else(nowhere, |bus| bus.address().to_owned())
     }
 
     pub(crate) fn home(&self) -> std::path::PathBuf {
@@ -172,6 +210,33 @@ impl Person {
             timeout(PATIENCE, self.child.wait_with_output()).await.expect("the command ended").unwrap();
         drop(stdin);
         output
+    }
+}
+
+/// A program of this name that has one socket, and does nothing.
+pub(crate) struct Program {
+    child: Child,
+    inode: u64,
+}
+
+impl Program {
+    /// Starts it.
+    pub(crate) fn start(machine: &Machine, name: &str) -> Self {
+        let file = machine.directory.path().join(name);
+        std::fs::copy("/bin/sleep", &file).unwrap();
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let inode = inode(&socket);
+        let mut command = Command::new(file);
+        command.arg("1000").stdin(Stdio::from(std::os::fd::OwnedFd::from(socket))).kill_on_drop(true);
+        Self { child: command.spawn().unwrap(), inode }
+    }
+
+    pub(crate) const fn inode(&self) -> u64 {
+        self.inode
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().unwrap()
     }
 }
 

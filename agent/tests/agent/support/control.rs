@@ -60,6 +60,14 @@ enum Peer {
     LoggedIn,
 }
 
+/// Whether control forgets taps when it is told to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Memory {
+    #[default]
+    Obedient,
+    Stubborn,
+}
+
 #[derive(Default)]
 struct Story {
     credential: Option<(Vec<u8>, VerifyingKey)>,
@@ -69,6 +77,8 @@ struct Story {
     reject_next: usize,
     programs: Vec<Option<String>>,
     logouts: usize,
+    taps_forgotten: usize,
+    memory: Memory,
     extra: usize,
 }
 
@@ -121,6 +131,26 @@ impl Control {
 
     pub(crate) fn logouts(&self) -> usize {
         self.state.story.lock().unwrap().logouts
+    }
+
+    /// How often the agent had its taps forgotten.
+    pub(crate) fn taps_forgotten(&self) -> usize {
+        self.state.story.lock().unwrap().taps_forgotten
+    }
+
+    /// Waits until the agent has had its taps forgotten so often.
+    pub(crate) async fn forgets_taps(&self, times: usize) {
+        let forgotten = async {
+            while self.taps_forgotten() < times {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(super::PATIENCE, forgotten).await.expect("the taps are forgotten");
+    }
+
+    /// Whether taps can be forgotten.
+    pub(crate) fn remembers_taps(&self, memory: Memory) {
+        self.state.story.lock().unwrap().memory = memory;
     }
 
     /// Adds resources to the catalogue.
@@ -237,6 +267,14 @@ impl State {
             (Method::POST, ["v1", "ceremonies", ceremony]) => {
                 assert_eq!(body["type"], "key");
                 self.finish_ceremony(ceremony, &body["credential"])
+            }
+            (Method::DELETE, ["v1", "taps"]) => {
+                let mut story = self.story.lock().unwrap();
+                if story.memory == Memory::Stubborn {
+                    return problem(StatusCode::SERVICE_UNAVAILABLE, "unavailable");
+                }
+                story.taps_forgotten += 1;
+                reply(StatusCode::NO_CONTENT, &Value::Null)
             }
             (Method::DELETE, ["v1", "ceremonies", ceremony]) => {
                 self.story.lock().unwrap().open.retain(|(open, _)| open != ceremony);

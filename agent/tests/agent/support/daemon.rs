@@ -74,7 +74,11 @@ impl Agent {
 
     /// Whether the agent says nothing for a moment.
     pub(crate) async fn is_quiet(&mut self) -> bool {
-        timeout(Duration::from_millis(300), self.any()).await.is_err()
+        self.is_quiet_for(Duration::from_millis(300)).await
+    }
+
+    pub(crate) async fn is_quiet_for(&mut self, moment: Duration) -> bool {
+        timeout(moment, self.any()).await.is_err()
     }
 
     async fn any(&mut self) -> Option<ToDaemon> {
@@ -157,6 +161,13 @@ impl Agent {
     pub(crate) async fn proceeds(&mut self, request: u64) {
         assert_eq!(self.next().await, ToDaemon::TapNeeded(request));
         self.send(ToAgent::Proceed(request)).await;
+    }
+
+    /// A program of this inode wants this port, and its prompt opens.
+    pub(crate) async fn prompts(&mut self, request: u64, port: u16, inode: u64) {
+        self.wants(request, port, inode).await;
+        self.proceeds(request).await;
+        self.opens(request).await;
     }
 
     /// The prompt of this request opens; what it has left.

@@ -1,0 +1,211 @@
+//! Whether the user has gone: the screen was locked, or the machine slept. A minute later whoever sits there must tap
+//! again (design section 6). Pure: what the system says and the time in; what to do out. [`logind`] listens to the system.
+//!
+//! ```text
+//! (there) --screen locked--> Leaving --1 min--> away, taps forgotten
+//!    ^                          |                  |
+//!    '------- unlocked ---------+------------------'
+//! (there) --machine woke up--> 1 min --> taps forgotten, whatever the screen does
+//! ```
+//!
+//! While every session of the user is locked nobody is prompted. Sessions that have no screen (SSH) never lock.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use portlatch_clock::BootTime;
+
+pub(crate) mod logind;
+
+/// How long after a lock or a wake what was tapped for still serves (design section 6: 1 minute).
+const GRACE: Duration = Duration::from_secs(60);
+/// Sessions that are kept: more than any person has.
+const MAX_SESSIONS: usize = 64;
+
+/// What the system says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum SeatEvent {
+    /// These sessions the user has now, and whether each one's screen is known to be locked.
+    Sessions(Vec<(String, Screen)>),
+    /// A session's screen changed.
+    Screen(String, Screen),
+    /// The machine slept and woke up.
+    Woke,
+}
+
+/// A session's screen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Screen {
+    /// Locked.
+    Locked,
+    /// Not locked, as far as is known.
+    Open,
+}
+
+/// What is known of the user's whereabouts.
+#[derive(Debug, Default)]
+pub(crate) struct Absence {
+    sessions: HashMap<String, Session>,
+    forget_after_wake: Option<BootTime>,
+}
+
+#[derive(Debug)]
+enum Session {
+    Open,
+    /// With the time at which taps are to be forgotten, until they are.
+    Locked(Option<BootTime>),
+}
+
+impl Absence {
+    /// The system says something.
+    pub(crate) fn handle_event(&mut self, event: SeatEvent, now: BootTime) {
+        match event {
+            SeatEvent::Sessions(sessions) => self.handle_sessions(sessions, now),
+            SeatEvent::Screen(session, screen) => {
+                if let Some(session) = self.sessions.get_mut(&session) {
+                    session.handle_screen(screen, now);
+                }
+            }
+            SeatEvent::Woke => {
+                self.forget_after_wake.get_or_insert(now + GRACE);
+            }
+        }
+    }
+
+    fn handle_sessions(&mut self, sessions: Vec<(String, Screen)>, now: BootTime) {
+        let mut known = std::mem::take(&mut self.sessions);
+        for (name, screen) in sessions.into_iter().take(MAX_SESSIONS) {
+            let mut session = known.remove(&name).unwrap_or(Session::Open);
+            // Not every locker leaves word of it, so that nothing said is not "unlocked".
+            if screen == Screen::Locked {
+                session.handle_screen(screen, now);
+            }
+            self.sessions.insert(name, session);
+        }
+    }
+
+    /// Time has passed; whether what was tapped for is to be forgotten now.
+    pub(crate) fn handle_timeout(&mut self, now: BootTime) -> bool {
+        let woke = self.forget_after_wake.take_if(|at| *at <= now).is_some();
+        // Every one that is due, so that none comes a second time.
+        let due = self.sessions.values_mut().map(|session| session.is_due(now));
+        due.fold(woke, |any, is_due| any || is_due)
+    }
+
+    /// When [`Self::handle_timeout`] has something to do.
+    pub(crate) fn poll_timeout(&self) -> Option<BootTime> {
+        let due = |session: &Session| match session {
+            Session::Open => None,
+            Session::Locked(at) => *at,
+        };
+        self.sessions.values().filter_map(due).chain(self.forget_after_wake).min()
+    }
+
+    /// Whether every screen of the user is locked.
+    pub(crate) fn is_away(&self) -> bool {
+        let is_locked = |session: &Session| matches!(session, Session::Locked(_));
+        !self.sessions.is_empty() && self.sessions.values().all(is_locked)
+    }
+}
+
+impl Session {
+    fn handle_screen(&mut self, screen: Screen, now: BootTime) {
+        match (screen, &self) {
+            (Screen::Locked, Self::Open) => *self = Self::Locked(Some(now + GRACE)),
+            (Screen::Locked, Self::Locked(_)) => {}
+            (Screen::Open, _) => *self = Self::Open,
+        }
+    }
+
+    fn is_due(&mut self, now: BootTime) -> bool {
+        match self {
+            Self::Open => false,
+            Self::Locked(at) => at.take_if(|at| *at <= now).is_some(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> BootTime {
+        BootTime::since_boot(Duration::from_secs(1_000 + seconds))
+    }
+
+    fn with_sessions(names: &[&str]) -> Absence {
+        let mut absence = Absence::default();
+        let sessions = names.iter().map(|name| ((*name).to_owned(), Screen::Open)).collect();
+        absence.handle_event(SeatEvent::Sessions(sessions), at(0));
+        absence
+    }
+
+    fn screen(absence: &mut Absence, session: &str, screen: Screen, now: u64) {
+        absence.handle_event(SeatEvent::Screen(session.to_owned(), screen), at(now));
+    }
+
+    #[test]
+    fn a_locked_screen_is_forgotten_about_after_a_minute_and_once() {
+        let mut absence = with_sessions(&["1"]);
+        screen(&mut absence, "1", Screen::Locked, 0);
+        screen(&mut absence, "1", Screen::Locked, 30);
+        assert_eq!(absence.poll_timeout(), Some(at(60)));
+        assert!(!absence.handle_timeout(at(59)));
+        assert!(absence.handle_timeout(at(60)));
+        assert!(!absence.handle_timeout(at(61)));
+        assert_eq!(absence.poll_timeout(), None);
+    }
+
+    #[test]
+    fn whoever_unlocks_within_the_minute_taps_for_nothing_again() {
+        let mut absence = with_sessions(&["1"]);
+        screen(&mut absence, "1", Screen::Locked, 0);
+        screen(&mut absence, "1", Screen::Open, 59);
+        assert_eq!(absence.poll_timeout(), None);
+        assert!(!absence.handle_timeout(at(120)));
+    }
+
+    #[test]
+    fn a_wake_is_not_called_off() {
+        let mut absence = with_sessions(&["1"]);
+        screen(&mut absence, "1", Screen::Locked, 0);
+        absence.handle_event(SeatEvent::Woke, at(10));
+        screen(&mut absence, "1", Screen::Open, 20);
+        absence.handle_event(SeatEvent::Woke, at(30));
+        assert!(!absence.handle_timeout(at(69)));
+        assert!(absence.handle_timeout(at(70)));
+        assert!(!absence.handle_timeout(at(1000)));
+    }
+
+    #[test]
+    fn the_user_is_away_when_every_screen_is_locked() {
+        let mut absence = with_sessions(&["desktop", "ssh"]);
+        assert!(!absence.is_away());
+        screen(&mut absence, "desktop", Screen::Locked, 0);
+        assert!(!absence.is_away(), "the other one can be seen");
+        let left = vec![("desktop".to_owned(), Screen::Open)];
+        absence.handle_event(SeatEvent::Sessions(left), at(1));
+        assert!(absence.is_away(), "a locker that leaves no word of it has locked all the same");
+        screen(&mut absence, "desktop", Screen::Open, 2);
+        assert!(!absence.is_away());
+    }
+
+    #[test]
+    fn where_nothing_is_known_nobody_is_away() {
+        let mut absence = Absence::default();
+        screen(&mut absence, "somebody else's", Screen::Locked, 0);
+        assert!(!absence.is_away());
+        assert_eq!(absence.poll_timeout(), None);
+    }
+
+    #[test]
+    fn a_session_that_begins_locked_counts_from_then_on() {
+        let mut absence = Absence::default();
+        absence.handle_event(SeatEvent::Sessions(vec![("1".to_owned(), Screen::Locked)]), at(0));
+        assert!(absence.is_away());
+        assert_eq!(absence.poll_timeout(), Some(at(60)));
+        absence.handle_event(SeatEvent::Sessions(vec![]), at(1));
+        assert!(!absence.is_away());
+        assert_eq!(absence.poll_timeout(), None);
+    }
+}
