@@ -77,18 +77,47 @@ async fn upload(
     session: &Arc<LiveSession>,
     budget: &Budget,
 ) -> Result<(), EndReason> {
-    let mut chunks: [Bytes; CHUNKS] = std::array::from_fn(|_| Bytes::new());
-    while let Some(filled) = receive.read_chunks(&mut chunks).await.map_err(|error| program_fault(&error))? {
-        let taken: usize = chunks[..filled].iter().map(Bytes::len).sum();
-        let write = write_all(&target, &mut chunks[..filled]);
-        tokio::select! {
-            written = budget.while_stalled(session, STREAM_WINDOW.into(), write) => written.map_err(|_| EndReason::TargetReset)?,
-            // A target that takes nothing must not hide that the program has gone.
-            reason = program_gone(receive) => return Err(reason),
-        }
+    let (mut chunks, mut ahead) = (no_chunks(), no_chunks());
+    let mut filled = read(receive, &mut chunks).await?;
+    while let Some(count) = filled {
+        let taken: usize = chunks[..count].iter().map(Bytes::len).sum();
+        let next = {
+            let write = write_all(&target, &mut chunks[..count]);
+            let mut write = std::pin::pin!(budget.while_stalled(session, STREAM_WINDOW.into(), write));
+            // A target that takes nothing must not hide that the program has gone: the next chunks are read meanwhile,
+            // or the reset behind them. (`received_reset` would tell at once, but leaves its waker behind in the
+            // connection if the stream's end had arrived before.)
+            tokio::select! {
+                biased;
+                written = &mut write => {
+                    written.map_err(|_| EndReason::TargetReset)?;
+                    None
+                }
+                next = read(receive, &mut ahead) => {
+                    let next = next?;
+                    write.await.map_err(|_| EndReason::TargetReset)?;
+                    Some(next)
+                }
+            }
+        };
         session.bytes_in.fetch_add(u64::try_from(taken).unwrap_or(0), Ordering::Relaxed);
+        filled = match next {
+            Some(next) => {
+                std::mem::swap(&mut chunks, &mut ahead);
+                next
+            }
+            None => read(receive, &mut chunks).await?,
+        };
     }
     target.shutdown().await.map_err(|_| EndReason::TargetReset)
+}
+
+fn no_chunks() -> [Bytes; CHUNKS] {
+    std::array::from_fn(|_| Bytes::new())
+}
+
+async fn read(receive: &mut RecvStream, chunks: &mut [Bytes]) -> Result<Option<usize>, EndReason> {
+    receive.read_chunks(chunks).await.map_err(|error| program_fault(&error))
 }
 
 async fn write_all(target: &WriteHalf<'_>, chunks: &mut [Bytes]) -> io::Result<()> {
@@ -128,15 +157,6 @@ fn consume(chunks: &mut [Bytes], mut written: usize) -> usize {
         used += 1;
     }
     used
-}
-
-/// Returns when the program has reset its connection, or the tunnel is gone; never on an orderly end.
-async fn program_gone(receive: &mut RecvStream) -> EndReason {
-    match receive.received_reset().await {
-        Ok(Some(_)) => EndReason::ProgramReset,
-        Ok(None) => std::future::pending().await,
-        Err(_) => EndReason::TunnelLost,
-    }
 }
 
 const fn program_fault(error: &ReadError) -> EndReason {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use portlatch_protocol::grant::GrantClaims;
 use portlatch_protocol::stream::{Answer, Open, OpenRefusal, reset};
 use portlatch_protocol::watch::{Change, ProxyResource};
-use quinn::{ReadError, WriteError};
+use quinn::{ReadError, SendStream, WriteError};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -109,13 +109,47 @@ async fn a_programs_reset_resets_the_target() {
 async fn a_programs_reset_is_seen_while_the_target_takes_nothing() {
     let (network, target) = network_with_target().await;
     let client = network.tunnel().await;
-    let (mut send, _receive) = network.session(&client).await;
+    let (mut send, mut receive) = network.session(&client).await;
     let _server = accept(&target).await;
-    // The target's and the proxy's buffers fill until nothing goes any more.
-    let piece = vec![0; 64 * 1024];
-    while timeout(Duration::from_millis(300), send.write_all(&piece)).await.is_ok() {}
+    fill(&mut send).await;
+    // As a daemon passes a reset on: both ways.
     send.reset(reset::BY_PEER.into()).unwrap();
+    receive.stop(reset::BY_PEER.into()).unwrap();
     network.records_come("session.end", 1).await;
+}
+
+/// Sends until the target's and the proxy's buffers are full and nothing goes any more.
+async fn fill(send: &mut SendStream) -> usize {
+    let (piece, mut sent) = (vec![7; 64 * 1024], 0);
+    while let Ok(written) = timeout(Duration::from_millis(300), send.write(&piece)).await {
+        sent += written.unwrap();
+    }
+    sent
+}
+
+#[tokio::test]
+async fn a_program_that_ended_while_the_target_took_nothing_is_heard_to_its_end() {
+    let (network, target) = network_with_target().await;
+    let client = network.tunnel().await;
+    let (mut send, mut receive) = network.session(&client).await;
+    let mut server = accept(&target).await;
+    let sent = fill(&mut send).await;
+    send.finish().unwrap();
+    // The target reads slowly, so that the end arrives at the proxy while that still waits for the target.
+    let (mut got, mut piece) = (0, vec![0; 64 * 1024]);
+    loop {
+        let read = timeout(PATIENCE, server.read(&mut piece)).await.expect("more arrives").unwrap();
+        got += read;
+        if read == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(got, sent);
+    drop(server);
+    assert!(receive.read_to_end(1).await.unwrap().is_empty());
+    let end = &network.records_come("session.end", 1).await[0].line;
+    assert!(end.contains(r#""reason":"closed""#), "{end}");
 }
 
 #[tokio::test]
