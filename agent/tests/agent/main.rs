@@ -6,7 +6,9 @@
     reason = "whatever is not as a test expects it fails the test"
 )]
 
+mod codes;
 mod commands;
 mod desktop;
 mod prompts;
 mod support;
+mod terminal;

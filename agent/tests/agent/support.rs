@@ -5,6 +5,7 @@
 pub(crate) mod bus;
 pub(crate) mod control;
 pub(crate) mod daemon;
+pub(crate) mod tty;
 
 use std::path::Path;
 use std::process::{Output, Stdio};
@@ -137,7 +138,17 @@ impl Machine {
 
     /// Starts a command that goes on.
     pub(crate) fn start(&self, arguments: &[&str]) -> Person {
-        let mut child = self.command(arguments).spawn().unwrap();
+        Self::started(&mut self.command(arguments))
+    }
+
+    /// Starts a command that goes on, and logs all there is into this file.
+    pub(crate) fn start_logged(&self, arguments: &[&str], log: &Path) -> Person {
+        let log = std::fs::File::create(log).unwrap();
+        Self::started(self.command(arguments).env("PORTLATCH_LOG", "trace").stderr(log))
+    }
+
+    fn started(command: &mut Command) -> Person {
+        let mut child = command.spawn().unwrap();
         let stdin = child.stdin.take().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         Person { child, stdin, lines }

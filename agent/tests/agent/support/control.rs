@@ -79,6 +79,10 @@ struct Story {
     logouts: usize,
     taps_forgotten: usize,
     memory: Memory,
+    /// The code that is taken beside the key, if any is.
+    code: Option<String>,
+    /// What proved presence at prompts.
+    proofs: Vec<String>,
     extra: usize,
 }
 
@@ -131,6 +135,16 @@ impl Control {
 
     pub(crate) fn logouts(&self) -> usize {
         self.state.story.lock().unwrap().logouts
+    }
+
+    /// Takes this code beside the key.
+    pub(crate) fn takes_code(&self, code: &str) {
+        self.state.story.lock().unwrap().code = Some(code.to_owned());
+    }
+
+    /// The kinds of the proofs that were sent, good or not.
+    pub(crate) fn proofs(&self) -> Vec<String> {
+        self.state.story.lock().unwrap().proofs.clone()
     }
 
     /// How often the agent had its taps forgotten.
@@ -259,15 +273,12 @@ impl State {
                     ceremony: ceremony.parse().unwrap(),
                     options,
                     expires_in: 120,
-                    code_allowed: false,
+                    code_allowed: self.story.lock().unwrap().code.is_some(),
                     browser: None,
                 };
                 reply(StatusCode::OK, &json!(ceremony))
             }
-            (Method::POST, ["v1", "ceremonies", ceremony]) => {
-                assert_eq!(body["type"], "key");
-                self.finish_ceremony(ceremony, &body["credential"])
-            }
+            (Method::POST, ["v1", "ceremonies", ceremony]) => self.finish_ceremony(ceremony, &body),
             (Method::DELETE, ["v1", "taps"]) => {
                 let mut story = self.story.lock().unwrap();
                 if story.memory == Memory::Stubborn {
@@ -396,12 +407,12 @@ impl State {
         let answer = match request.port {
             80 => AccessAnswer::Granted(grant(&[])),
             403 => AccessAnswer::Refused { reason: RefusalReason::Policy, message: "not for you".into() },
-            _ => AccessAnswer::TapNeeded { code_allowed: false },
+            _ => AccessAnswer::TapNeeded { code_allowed: self.story.lock().unwrap().code.is_some() },
         };
         reply(StatusCode::OK, &json!(answer))
     }
 
-    fn finish_ceremony(&self, ceremony: &str, credential: &Value) -> Response<Full<Bytes>> {
+    fn finish_ceremony(&self, ceremony: &str, proof: &Value) -> Response<Full<Bytes>> {
         let taken = {
             let mut story = self.story.lock().unwrap();
             let at = story.open.iter().position(|(open, _)| open == ceremony);
@@ -413,7 +424,16 @@ impl State {
             port: access.port,
             login: LOGIN.parse().unwrap(),
         };
-        let is_good = self.verify(ceremony, credential, Some(&context));
+        let kind = proof["type"].as_str().unwrap();
+        self.story.lock().unwrap().proofs.push(kind.to_owned());
+        if kind == "code" {
+            let expected = self.story.lock().unwrap().code.clone();
+            return match proof["code"].as_str() == expected.as_deref() {
+                true => reply(StatusCode::OK, &json!(CeremonyOutcome::Granted(grant(&["otp"])))),
+                false => problem(StatusCode::FORBIDDEN, "bad_code"),
+            };
+        }
+        let is_good = self.verify(ceremony, &proof["credential"], Some(&context));
         let mut story = self.story.lock().unwrap();
         let is_rejected = story.reject_next > 0;
         story.reject_next = story.reject_next.saturating_sub(1);

@@ -178,6 +178,18 @@ impl Agent {
         }
     }
 
+    /// A command wants a tunnel to its resource, and has it.
+    pub(crate) async fn tunnel_for_command(&mut self) {
+        let ToDaemon::TunnelWanted(request, _) = self.next().await else { panic!("no tunnel wanted") };
+        self.send(ToAgent::Proceed(request)).await;
+    }
+
+    /// A grant that was tapped for beforehand.
+    pub(crate) async fn offered_grant(&mut self) -> Grant {
+        let ToDaemon::Offer(_, _, grant) = self.next().await else { panic!("no offer") };
+        grant
+    }
+
     /// The grant for this request.
     pub(crate) async fn granted(&mut self, request: u64) -> Grant {
         match self.next().await {
