@@ -265,7 +265,9 @@ impl Authenticator {
         }
         match request.uv {
             true if self.settings.has_finger => Ok(Verified::ByTouch),
-            true => Err(Status::InvalidOption),
+            // CTAP 2.0 and 2.1 differ here.
+            true if self.settings.is_two_one => Err(Status::InvalidOption),
+            true => Err(Status::UnsupportedOption),
             false => Ok(Verified::No),
         }
     }
