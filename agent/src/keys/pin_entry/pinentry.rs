@@ -78,7 +78,8 @@ fn options() -> Vec<String> {
     let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let language = set("LC_ALL").or_else(|| set("LC_CTYPE")).or_else(|| set("LANG"));
     let terminal = rustix::termios::ttyname(std::io::stdin(), Vec::new()).ok();
-    let terminal = terminal.and_then(|name| name.into_string().ok());
+    // A service has none; GnuPG's variable names the one that a person wants to be asked on.
+    let terminal = terminal.and_then(|name| name.into_string().ok()).or_else(|| set("GPG_TTY"));
     let named = [
         ("ttyname", terminal),
         ("ttytype", set("TERM")),

@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long logind has to answer.
-const TIME: Duration = Duration::from_secs(1);
+/// How long logind has to answer: a moment, but on a machine that is busy just then.
+const TIME: Duration = Duration::from_secs(5);
 /// How often it is looked at meanwhile.
 const GLANCE: Duration = Duration::from_millis(10);
 /// Sessions of one user that are looked at.
