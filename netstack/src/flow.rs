@@ -18,7 +18,7 @@ use smoltcp::socket::tcp::{CongestionControl, Socket, State};
 use crate::demux::FourTuple;
 use crate::held::Held;
 use crate::memory::Ring;
-use crate::segment::{self, Segment};
+use crate::segment::{self, ACK, FIN, RST, SYN, Segment};
 use crate::window::Window;
 use crate::wire::IpPacket;
 
@@ -125,6 +125,8 @@ pub(crate) struct Flow {
     pub(crate) wants_write: bool,
     /// The owner has written all.
     pub(crate) is_finished: bool,
+    /// The program was told so: our FIN was sent, be it received or not.
+    is_fin_said: bool,
     /// The rings have held bytes since their pages were last given back.
     pub(crate) has_pages: bool,
     /// The owner has used it since the time was last known: commands bring none.
@@ -137,6 +139,8 @@ pub(crate) struct Flow {
     /// The end of what we sent, and what we acknowledged last, as the last packet said.
     pub(crate) sent_end: u32,
     pub(crate) acknowledged: u32,
+    /// The end of all that we ever sent.
+    pub(crate) sent_most: u32,
     /// The first byte of the program's stream, and how many of its bytes the owner has taken.
     pub(crate) first: u32,
     pub(crate) taken: u32,
@@ -167,6 +171,7 @@ impl Flow {
             wants_read: false,
             wants_write: false,
             is_finished: false,
+            is_fin_said: false,
             has_pages: false,
             is_touched: false,
             used_at: now,
@@ -174,6 +179,7 @@ impl Flow {
             unanswered: None,
             progress_at: now,
             sent_end: 0,
+            sent_most: 0,
             acknowledged: 0,
             first: 0,
             taken: 0,
@@ -189,6 +195,7 @@ impl Flow {
         self.wants_read = true;
         self.wants_write = true;
         self.is_finished = false;
+        self.is_fin_said = false;
         self.is_touched = false;
         self.used_at = now;
         self.last_heard = now;
@@ -253,8 +260,33 @@ impl Flow {
         socket.send_queue() as u32 + u32::from(fin)
     }
 
+    /// Whether a segment acknowledges what was not sent yet. What lies in the ring already, smoltcp would take for
+    /// delivered. In the handshake it sees to it by itself.
+    pub(crate) fn is_premature(&self, segment: &Segment) -> bool {
+        let is_ahead = segment.acknowledgement.wrapping_sub(self.sent_most) as i32 > 0;
+        is_ahead && segment.has(ACK) && self.socket().state() != State::SynReceived
+    }
+
+    /// Whether a segment says nothing new, while nothing but our FIN is not acknowledged. Three of them would stop
+    /// smoltcp's timer, to have the lost bytes sent at once; there are none, and so the FIN would never be sent again.
+    pub(crate) fn is_idle_talk(&self, segment: &Segment) -> bool {
+        let says_nothing = segment.end() == segment.sequence && segment.sequence == self.expected();
+        says_nothing
+            && segment.acknowledgement == self.window.acknowledged()
+            && self.socket().send_queue() == 0
+            && self.outstanding() == 1
+    }
+
+    /// Whether our FIN was sent and not acknowledged yet.
+    pub(crate) fn is_fin_outstanding(&self) -> bool {
+        self.is_fin_said && self.outstanding() as usize > self.socket().send_queue()
+    }
+
     /// Notes how far the program's bytes reach. What lies beyond any window that we can have offered was not taken.
     pub(crate) fn note_reach(&mut self, segment: &Segment) {
+        if segment.end() == segment.sequence || !segment.has(ACK) {
+            return;
+        }
         let most = self.acknowledged.wrapping_add(self.socket().recv_capacity() as u32);
         let end = segment.end();
         let reach = if end.wrapping_sub(most) as i32 > 0 { most } else { end };
@@ -337,6 +369,11 @@ impl Flow {
         if self.unanswered.is_some() || own_timer.is_some() || !self.socket().is_open() {
             return None;
         }
+        // smoltcp asks with a byte in the place of the last one that it has sent. Where that was a FIN which has not
+        // arrived, it would be read.
+        if self.is_fin_outstanding() {
+            return None;
+        }
         let pause = if self.socket().send_queue() > 0 { ASK_STALLED } else { ASK_IDLE };
         Some(self.last_heard + pause)
     }
@@ -358,7 +395,15 @@ impl Flow {
     pub(crate) fn note_sent(&mut self, bytes: &mut [u8], now: Instant) {
         let Ok(packet) = IpPacket::parse(bytes) else { return };
         let Some(segment) = Segment::parse(&packet) else { return };
+        if segment.has(RST) {
+            // It says where the program stands, if anything.
+            return;
+        }
+        self.is_fin_said |= segment.has(FIN);
         self.sent_end = segment.end();
+        if segment.has(SYN) || segment.end().wrapping_sub(self.sent_most) as i32 > 0 {
+            self.sent_most = segment.end();
+        }
         self.acknowledged = segment.acknowledgement;
         if segment.end() != segment.sequence {
             let unanswered = self.unanswered.get_or_insert(Unanswered { since: now, packets: 0 });

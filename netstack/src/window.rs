@@ -8,7 +8,7 @@
 //!
 //! And smoltcp forgets what it announces with a probe or a keep-alive. These repeat the edge of before.
 
-use crate::segment::{RST, SYN, Segment};
+use crate::segment::{ACK, SYN, Segment};
 
 /// RFC 7323 section 2.3.
 const LARGEST_SCALE: u8 = 14;
@@ -41,9 +41,8 @@ impl Window {
     /// A segment of the program arrived, when it was still to acknowledge so much and we expected this byte of it. What
     /// smoltcp does not hear of it (RFC 9293 section 3.10.7.4) is not heard here either.
     pub(crate) fn hear(&mut self, segment: &Segment, outstanding: u32, expected: u32) {
-        let acknowledged = self.allowed.wrapping_sub(self.room);
-        let advance = segment.acknowledgement.wrapping_sub(acknowledged);
-        if advance > outstanding || !self.accepts(segment, expected) {
+        let advance = segment.acknowledgement.wrapping_sub(self.acknowledged());
+        if !segment.has(ACK) || advance > outstanding || !self.accepts(segment, expected) {
             return;
         }
         let scale = if segment.has(SYN) { 0 } else { self.scale };
@@ -66,6 +65,11 @@ impl Window {
         is_first_within || self.reaches(last, expected)
     }
 
+    /// How far the program has acknowledged what we sent.
+    pub(crate) fn acknowledged(&self) -> u32 {
+        self.allowed.wrapping_sub(self.room)
+    }
+
     /// How many bytes the program has room for, counted from what it has acknowledged.
     pub(crate) fn room(&self) -> usize {
         self.room as usize
@@ -74,14 +78,13 @@ impl Window {
     /// The window to send with a segment of smoltcp's.
     pub(crate) fn offer(&mut self, segment: &Segment) -> u16 {
         let edge = segment.acknowledgement.wrapping_add(u32::from(segment.window) << self.own_scale);
-        if segment.has(RST) {
-            return segment.window;
-        }
         if segment.has(SYN) {
             // Not scaled yet, though smoltcp remembers it as if it were.
             self.announced = edge;
             // Nothing may be sent yet, and nothing is acknowledged but what came before the SYN.
             self.allowed = segment.end();
+            // What is said before anything else is must offer the same, and that is scaled.
+            self.last = self.last.max(segment.window >> self.own_scale);
             return segment.window;
         }
         let mut units = segment.window;
@@ -98,9 +101,8 @@ impl Window {
     /// Whether smoltcp asks with this segment: one byte, and that behind the edge of what the program allows (a probe),
     /// or before what it has acknowledged (a keep-alive).
     fn is_probe(&self, segment: &Segment) -> bool {
-        let acknowledged = self.allowed.wrapping_sub(self.room);
         let is_behind = self.allowed.wrapping_sub(segment.sequence) as i32 <= 0;
-        let is_before = segment.sequence.wrapping_sub(acknowledged) as i32 <= -1;
+        let is_before = segment.sequence.wrapping_sub(self.acknowledged()) as i32 <= -1;
         segment.payload_len == 1 && (is_behind || is_before)
     }
 }

@@ -136,9 +136,15 @@ impl<M: RingMemory> Stack<M> {
         let now = self.now;
         let flow = &mut self.flows[slot as usize];
         flow.hear(now);
+        if flow.is_premature(segment) {
+            return self.challenge(slot);
+        }
+        let is_idle_talk = flow.is_idle_talk(segment);
         flow.window.hear(segment, flow.outstanding(), flow.expected());
         let before = flow.progress();
-        self.feed_flow(slot, packet, segment);
+        if !is_idle_talk {
+            self.feed_flow(slot, packet, segment);
+        }
 
         let flow = &mut self.flows[slot as usize];
         if flow.progress() != before {
@@ -191,12 +197,25 @@ impl<M: RingMemory> Stack<M> {
         self.reply_with(reply);
     }
 
-    /// Gives a flow's segment to smoltcp.
+    /// Gives a flow's segment to smoltcp as it is best for it to see it.
+    fn feed_flow(&mut self, slot: u32, packet: &IpPacket<'_>, segment: &Segment) {
+        if !self.flows[slot as usize].is_fin_outstanding() {
+            return self.feed_parts(slot, packet, segment);
+        }
+        // There was room for everything up to our FIN, or it would not have been said. If a program takes its offer back,
+        // smoltcp stops to send again what it threw away: in LAST-ACK it does not hear that there is room again, and in
+        // any other state it asks in the place of the FIN. So it does not hear of windows any more, and tries again.
+        let mut bytes = packet.bytes.to_vec();
+        segment::set_window(&mut bytes[packet.header_len..], u16::MAX);
+        self.feed_parts(slot, &IpPacket { bytes: &bytes, ..*packet }, segment);
+    }
+
+    /// Gives it to smoltcp in parts where it must.
     ///
     /// smoltcp accepts a FIN even where it had to cut off the last bytes before it at the window's edge, so that these
     /// would be lost. So a FIN goes in by itself, and waits for its turn like any other byte. And it takes bytes from
     /// behind a FIN for more of the stream.
-    fn feed_flow(&mut self, slot: u32, packet: &IpPacket<'_>, segment: &Segment) {
+    fn feed_parts(&mut self, slot: u32, packet: &IpPacket<'_>, segment: &Segment) {
         let flow = &self.flows[slot as usize];
         let is_behind_the_end = flow.has_program_finished()
             && segment.payload_len > 0
@@ -205,6 +224,10 @@ impl<M: RingMemory> Stack<M> {
             self.feed(slot, &segment::without_payload(packet, segment));
         } else if segment.has(FIN) && segment.payload_len > 0 {
             self.feed(slot, &segment::without_fin(packet));
+            if self.flows[slot as usize].socket().state() == State::SynReceived {
+                // What it acknowledges is wrong, and was answered.
+                return;
+            }
             self.feed(slot, &segment::fin_alone(packet, segment));
         } else {
             self.feed(slot, packet.bytes);

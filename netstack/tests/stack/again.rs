@@ -105,6 +105,27 @@ fn a_fin_that_nobody_acknowledges_is_sent_again_and_then_given_up() {
 }
 
 #[test]
+fn a_lost_fin_is_sent_again_however_often_the_program_says_what_it_has() {
+    for program_first in [false, true] {
+        let mut lab = Lab::new();
+        let (flow, next) = lab.open(PROGRAM4, SERVER4);
+        let mut sequence = 1_001;
+        if program_first {
+            lab.send(&Tcp::ack(PROGRAM4, SERVER4, sequence, next).with(TcpControl::Fin).bytes());
+            sequence += 1;
+        }
+        lab.stack.finish(flow);
+        assert_eq!(lab.segments().last().unwrap().control, TcpControl::Fin);
+        for _ in 0..10 {
+            lab.send(&Tcp::ack(PROGRAM4, SERVER4, sequence, next).bytes());
+        }
+        lab.packets();
+        let sent = times(&mut lab, Duration::from_secs(4), |segment| segment.control == TcpControl::Fin);
+        assert_near(&sent, &[1_000, 3_000]);
+    }
+}
+
+#[test]
 fn a_program_that_vanished_while_both_close_is_reaped() {
     let mut lab = Lab::new();
     let (flow, next) = lab.open(PROGRAM4, SERVER4);

@@ -163,6 +163,17 @@ fn a_reset_outside_the_window_is_met_with_silence() {
 }
 
 #[test]
+fn a_segment_without_a_byte_does_not_say_where_a_reset_is_to_be_believed() {
+    let mut staged = Staged::new(FAMILIES[0], State::Established);
+    staged.send(&staged.off_by(ACK, 500));
+    staged.send(&staged.off_by(PSH, 700).carrying(b"not even an acknowledgement"));
+    for distance in [500, 700, 727] {
+        staged.send(&staged.off_by(RST, distance));
+    }
+    assert_eq!(staged.lab.events(), []);
+}
+
+#[test]
 fn a_reset_behind_bytes_that_were_lost_is_believed() {
     let mut staged = Staged::new(FAMILIES[0], State::Established);
     staged.send(&staged.off_by(ACK, 500).carrying(&[7; 100]));
@@ -203,6 +214,16 @@ fn a_syn_in_every_state_is_challenged_and_ends_nothing() {
 }
 
 #[test]
+fn a_challenge_of_the_handshake_does_not_shut_the_window() {
+    for family in FAMILIES {
+        let mut staged = Staged::new(family, State::SynReceived);
+        let answers = staged.send(&staged.off_by(SYN, 1_000));
+        // In units of four bytes, which the SYN-ACK's 65,535 were not.
+        assert_eq!(only(&answers).window, 65_535 >> 2);
+    }
+}
+
+#[test]
 fn the_syn_of_a_handshake_sent_again_is_no_reason_for_a_challenge() {
     let mut staged = Staged::new(FAMILIES[0], State::SynReceived);
     let answers = staged.send(&staged.off_by(SYN, -1));
@@ -238,6 +259,38 @@ fn an_acknowledgement_of_what_was_never_sent_changes_nothing() {
     }
 }
 
+#[test]
+fn an_acknowledgement_of_what_was_written_and_not_yet_sent_loses_nothing() {
+    for family in FAMILIES {
+        let mut staged = Staged::new(family, State::Established);
+        // A window of 128 bytes.
+        staged.send(&staged.segment(ACK).window(1));
+        assert_eq!(staged.lab.stack.write(staged.flow, &[7; 200]), Ok(200));
+        assert_eq!(only(&staged.lab.segments()).payload.len(), 128);
+        staged.ours = staged.ours.wrapping_add(128);
+        for ahead in [1, 71, 72, 73] {
+            let early = Raw { acknowledgement: staged.ours.wrapping_add(ahead), ..staged.segment(ACK) };
+            let answers = staged.send(&early);
+            staged.assert_challenge(only(&answers));
+        }
+        let sent = staged.send(&staged.segment(ACK));
+        assert_eq!(only(&sent).payload.len(), 72);
+    }
+}
+
+#[test]
+fn a_wrong_acknowledgement_of_the_handshake_is_reset_once() {
+    let mut staged = Staged::new(FAMILIES[0], State::SynReceived);
+    let wrong = Raw { acknowledgement: staged.ours.wrapping_add(9), ..staged.segment(FIN | ACK) };
+    let answers = staged.send(&wrong.carrying(b"and data"));
+    let reset = only(&answers);
+    assert_eq!((reset.control, reset.sequence), (TcpControl::Rst, staged.ours.wrapping_add(9)));
+    assert_eq!(staged.lab.stack.flow_count(), 1);
+    // Such a reset is no part of the stream: where we stand is where we stood.
+    let answers = staged.send(&staged.off_by(SYN, 1_000));
+    staged.assert_challenge(only(&answers));
+}
+
 /// That bytes still flow in the directions that are open.
 fn assert_goes_on(staged: &mut Staged, state: State) {
     if matches!(state, State::SynReceived) {
@@ -267,7 +320,7 @@ fn segments_without_an_acknowledgement_change_nothing() {
 }
 
 #[test]
-fn an_old_acknowledgement_does_not_turn_the_window_back() {
+fn only_what_is_heard_opens_the_window() {
     let mut staged = Staged::new(FAMILIES[0], State::CloseWait);
     assert_eq!(staged.lab.stack.write(staged.flow, b"hello"), Ok(5));
     staged.lab.segments();
@@ -276,9 +329,11 @@ fn an_old_acknowledgement_does_not_turn_the_window_back() {
     staged.send(&staged.segment(ACK).window(0));
     assert_eq!(staged.lab.stack.write(staged.flow, b"waits"), Ok(5));
 
-    // An older segment comes late, from when it was open.
+    // An older segment comes late, from when it was open; and one that acknowledges nothing, or is out of place.
     let old = Raw { acknowledgement: staged.ours.wrapping_sub(5), ..staged.segment(ACK) };
-    staged.send(&old);
+    for segment in [old, staged.segment(PSH), staged.off_by(ACK, -2), staged.off_by(ACK, 70_000_000)] {
+        staged.send(&segment);
+    }
 
     // The end of our stream must not be said before what the shut window holds back (see `close_when_finished`).
     staged.lab.stack.finish(staged.flow);

@@ -6,7 +6,7 @@ use portlatch_netstack::{Event, FlowId, StackConfig};
 use smoltcp::wire::TcpControl;
 
 use crate::lab::{FAMILIES, Lab, PROGRAM4, RING, SERVER4, Seen, config};
-use crate::raw::{ACK, PSH, Raw, only};
+use crate::raw::{ACK, FIN, PSH, Raw, only};
 
 /// The program's scale, and ours, of flows that [`open`] opens.
 const SCALE: u32 = 7;
@@ -163,6 +163,48 @@ fn a_program_whose_window_shrinks_below_what_is_under_way_gets_all_of_it_in_the_
             }
             assert!(arrived == data, "{} of {} with {left}", arrived.len(), data.len());
         }
+    }
+}
+
+#[test]
+fn a_window_that_shuts_behind_our_fin_costs_neither_a_byte_nor_the_end() {
+    for program_first in [false, true] {
+        let mut lab = Lab::new();
+        let (flow, next) = open(&mut lab, (PROGRAM4, SERVER4));
+        let data: Vec<u8> = (0..5_000_u32).map(|number| 1 + (number % 200) as u8).collect();
+        let mut sequence = 1_001;
+        if program_first {
+            lab.send(&Raw::ack(PROGRAM4, SERVER4, sequence, next).flags(FIN | ACK).bytes());
+            sequence += 1;
+        }
+        assert_eq!(lab.stack.write(flow, &data), Ok(5_000));
+        lab.stack.finish(flow);
+        assert_eq!(lab.segments().last().unwrap().control, TcpControl::Fin);
+
+        // It took 100 bytes, threw the rest away, and offers nothing; a minute later it does again.
+        let mut arrived = data[..100].to_vec();
+        let says = |arrived: &[u8], window: u16| {
+            Raw::ack(PROGRAM4, SERVER4, sequence, next.wrapping_add(arrived.len() as u32))
+                .window(window)
+                .bytes()
+        };
+        lab.send(&says(&arrived, 0));
+        lab.pass(Duration::from_secs(60));
+        let mut is_ended = false;
+        lab.send(&says(&arrived, 100));
+        for _ in 0..100 {
+            for segment in segments_of(&lab.pass(Duration::from_secs(1))) {
+                let from = segment.sequence.wrapping_sub(next) as usize;
+                let end = from + segment.payload.len();
+                assert!(from == end || data.get(from..end) == Some(&segment.payload[..]), "{segment:?}");
+                if from <= arrived.len() && end > arrived.len() {
+                    arrived.extend(&segment.payload[arrived.len() - from..]);
+                    lab.send(&says(&arrived, 100));
+                }
+                is_ended |= segment.control == TcpControl::Fin && end == arrived.len();
+            }
+        }
+        assert!(arrived == data && is_ended, "{} of {}, {is_ended}", arrived.len(), data.len());
     }
 }
 
