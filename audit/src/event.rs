@@ -35,6 +35,10 @@ event_kinds! {
     MfaOk = "mfa.ok",
     /// A challenge was answered badly.
     MfaFail = "mfa.fail",
+    /// After too many bad answers, proofs of presence pause.
+    MfaLock = "mfa.lock",
+    /// Proofs of presence were forgotten, as a screen was locked.
+    MfaForget = "mfa.forget",
     /// A grant was signed.
     Grant = "grant",
     /// Grants were revoked.
@@ -81,6 +85,10 @@ event_kinds! {
     DeviceAdd = "device.add",
     /// A security key or other device of a user was removed.
     DeviceRemove = "device.remove",
+    /// A security key or other device of a user has another name.
+    DeviceRename = "device.rename",
+    /// A user has new recovery codes.
+    DeviceCodes = "device.codes",
     /// An enrolment or join token was made.
     TokenCreate = "token.create",
     /// A proxy joined.

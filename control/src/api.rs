@@ -51,6 +51,9 @@ pub(crate) fn router(control: Arc<Control>) -> Router {
         .route("/v1/ceremonies", post(routes::begin_ceremony))
         .route("/v1/ceremonies/{ceremony}", post(routes::finish_ceremony))
         .route("/v1/ceremonies/{ceremony}", delete(routes::cancel_ceremony))
+        .route("/v1/devices", get(routes::mfa_devices))
+        .route("/v1/devices/{ceremony}", post(routes::finish_enrolment))
+        .route("/v1/taps", delete(routes::forget_taps))
         .route_layer(from_fn(to_its_end))
         .route("/v1/catalogue", get(routes::catalogue))
         .route("/v1/openapi.json", get(openapi::serve))
@@ -126,6 +129,11 @@ impl Control {
             Denial::BadLogin
             | Denial::CeremonyEnded
             | Denial::BadAssertion
+            | Denial::BadCode
+            | Denial::Paused(_)
+            | Denial::CodesPaused(_)
+            | Denial::SourceAddress
+            | Denial::Refused(_)
             | Denial::Policy
             | Denial::NotFound
             | Denial::RateLimited

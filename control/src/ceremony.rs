@@ -7,19 +7,23 @@
 //!                 └─ 120 s ───► (gone)
 //! ```
 //!
-//! No edge leads back. A restart forgets them all: nothing that was signed for one can be used after it.
+//! No edge leads back. A restart forgets them all: nothing that was signed for one can be used after it. (The first code
+//! of a new authenticator app is no proof of anything, and may be typed again: that challenge alone is given back.)
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use portlatch_audit::{Event, EventKind};
 use portlatch_clock::BootTime;
-use portlatch_protocol::identity::Login;
-use portlatch_protocol::names::{DeviceName, Id, ResourceId, UserName};
-use portlatch_protocol::thumbprint::Thumbprint;
-use webauthn_rs::prelude::{SecurityKeyAuthentication, SecurityKeyRegistration};
+use portlatch_protocol::names::{Id, UserName};
+
+pub use self::purpose::{
+    Codes, EnrolmentPurpose, FirstShown, LoginPurpose, NewDevice, NewDevicePurpose, ProofPurpose, Purpose,
+};
+
+pub(crate) mod purpose;
 
 /// How long a challenge can be answered (design section 5).
 pub const LIFETIME: Duration = Duration::from_secs(120);
@@ -28,84 +32,19 @@ pub const LIFETIME: Duration = Duration::from_secs(120);
 pub const MAX_PER_OWNER: usize = 3;
 /// Open challenges in all: far above what people tap in two minutes, some 10 MiB.
 pub const MAX_OPEN: usize = 4096;
+/// Of these, for people who have shown nothing yet: whoever knows no password keeps nobody else out.
+pub const MAX_UNPROVEN: usize = 1024;
 
 /// Who may answer or cancel a ceremony.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Owner {
     /// A login, by its certificate.
     Login(Id),
-    /// A user who is logging in: whoever knows the ceremony's name.
+    /// A user who is logging in and has shown the password or a token: whoever knows the ceremony's name.
     LoggingIn(UserName),
-}
-
-/// What a challenge is for, with all that it is bound to.
-#[derive(Clone)]
-pub enum Purpose {
-    /// A login with password and tap.
-    Login {
-        /// Who.
-        user: UserName,
-        /// Where.
-        device: DeviceName,
-        /// What verifies the answer.
-        state: Box<SecurityKeyAuthentication>,
-    },
-    /// A login that begins with an enrolment.
-    Enrolment {
-        /// Who.
-        user: UserName,
-        /// Where.
-        device: DeviceName,
-        /// SHA-256 of the token; consumed with the answer.
-        token_hash: [u8; 32],
-        /// The hash of the password to be.
-        password_hash: String,
-        /// What verifies the answer.
-        state: Box<SecurityKeyRegistration>,
-    },
-    /// Access to one port of a resource.
-    Open(Box<OpenPurpose>),
-}
-
-/// Says what it is and for whom: neither challenge nor hash of a password belongs into a log.
-impl std::fmt::Debug for Purpose {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Login { user, .. } => f.debug_struct("Login").field("user", user).finish_non_exhaustive(),
-            Self::Enrolment { user, .. } => {
-                f.debug_struct("Enrolment").field("user", user).finish_non_exhaustive()
-            }
-            Self::Open(open) => std::fmt::Debug::fmt(open, f),
-        }
-    }
-}
-
-/// All that a challenge for access is bound to.
-#[derive(Clone)]
-pub struct OpenPurpose {
-    /// The login.
-    pub login: Login,
-    /// The tunnel key that the grant will name.
-    pub tunnel_key: Thumbprint,
-    /// The resource.
-    pub resource: ResourceId,
-    /// The port.
-    pub port: u16,
-    /// The program that asked, as the agent says; for the audit alone.
-    pub program: Option<String>,
-    /// What verifies the answer.
-    pub state: SecurityKeyAuthentication,
-}
-
-impl std::fmt::Debug for OpenPurpose {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (login, resource, port) = (&self.login, &self.resource, self.port);
-        f.debug_struct("Open")
-            .field("login", login)
-            .field("resource", resource)
-            .field("port", &port)
-            .finish_non_exhaustive()
-    }
+    /// Somebody who says to be this user, at this network: whoever knows the ceremony's name. Somebody elsewhere who says
+    /// the same displaces nothing.
+    Unproven(UserName, IpAddr),
 }
 
 /// An open challenge.
@@ -139,7 +78,7 @@ impl Ceremonies {
     /// # Errors
     /// [`TableFull`] if too many are open in all.
     pub fn insert(&self, id: Id, challenge: Challenge, now: BootTime) -> Result<Vec<Challenge>, TableFull> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.lock();
         let mut own: Vec<(BootTime, Id)> = open
             .iter()
             .filter(|(_, other)| other.owner == challenge.owner)
@@ -148,8 +87,10 @@ impl Ceremonies {
         own.sort();
         let surplus = (own.len() + 1).saturating_sub(MAX_PER_OWNER);
         // What has ended and still lies there is the sweep's to record, and no reason to refuse.
-        let standing = open.values().filter(|other| other.expires > now).count();
-        if standing.saturating_sub(surplus) >= MAX_OPEN || open.len() >= 2 * MAX_OPEN {
+        let standing = || open.values().filter(|other| other.expires > now);
+        let is_full = standing().count().saturating_sub(surplus) >= MAX_OPEN || open.len() >= 2 * MAX_OPEN;
+        let unproven = || standing().filter(|other| other.is_unproven()).count().saturating_sub(surplus);
+        if is_full || (challenge.is_unproven() && unproven() >= MAX_UNPROVEN) {
             return Err(TableFull);
         }
         let displaced = own.iter().take(surplus).filter_map(|(_, id)| open.remove(id)).collect();
@@ -157,83 +98,91 @@ impl Ceremonies {
         Ok(displaced)
     }
 
-    /// Takes a login's challenge out of the table: it can never be answered again. A challenge of somebody else stays
-    /// where it is, so that nobody can spoil another's.
-    pub fn take(&self, id: &Id, owner: &Id, now: BootTime) -> Option<OpenPurpose> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = open.get(id)?;
-        match &found.owner {
-            Owner::Login(login) if login == owner => {}
-            Owner::Login(_) | Owner::LoggingIn(_) => return None,
+    /// Takes a login's proof out of the table: it can never be answered again. A challenge of somebody else, or for
+    /// something else, stays where it is, so that nobody can spoil another's.
+    pub fn take_proof(&self, id: &Id, login: &Id, now: BootTime) -> Option<(ProofPurpose, IpAddr)> {
+        let taken = self.take(id, now, |it| it.is_of(login) && matches!(it.purpose, Purpose::Proof(_)))?;
+        match taken.purpose {
+            Purpose::Proof(proof) => Some((*proof, taken.address)),
+            Purpose::Login(_) | Purpose::Enrolment(_) | Purpose::NewDevice(_) => None,
         }
-        let taken = open.remove(id)?;
-        match (taken.expires > now, taken.purpose) {
-            (true, Purpose::Open(purpose)) => Some(*purpose),
-            (true | false, Purpose::Open(_) | Purpose::Login { .. } | Purpose::Enrolment { .. }) => None,
-        }
+    }
+
+    /// Takes a login's enrolment of one more device.
+    pub fn take_new_device(&self, id: &Id, login: &Id, now: BootTime) -> Option<Challenge> {
+        self.take(id, now, |it| it.is_of(login) && matches!(it.purpose, Purpose::NewDevice(_)))
     }
 
     /// Takes the challenge of somebody who is logging in; the ceremony's name is the secret.
     pub fn take_login(&self, id: &Id, now: BootTime) -> Option<Challenge> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        match open.get(id)?.owner {
-            Owner::LoggingIn(_) => {}
-            Owner::Login(_) => return None,
+        self.take(id, now, |it| matches!(it.purpose, Purpose::Login(_) | Purpose::Enrolment(_)))
+    }
+
+    /// Takes whatever challenge of a login this names, because the person said no.
+    pub fn take_cancelled(&self, id: &Id, login: &Id, now: BootTime) -> Option<Challenge> {
+        self.take(id, now, |it| it.is_of(login))
+    }
+
+    fn take(&self, id: &Id, now: BootTime, is_meant: impl Fn(&Challenge) -> bool) -> Option<Challenge> {
+        let mut open = self.lock();
+        if !open.get(id).is_some_and(is_meant) {
+            return None;
         }
         open.remove(id).filter(|taken| taken.expires > now)
     }
 
+    /// Gives the enrolment of an app back, whose first code was typed wrongly.
+    pub fn give_back(&self, id: Id, challenge: Challenge) {
+        self.lock().insert(id, challenge);
+    }
+
     /// Forgets what has ended, and gives it to the audit.
     pub fn take_expired(&self, now: BootTime) -> Vec<Challenge> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let over: Vec<Id> =
-            open.iter().filter(|(_, it)| it.expires <= now).map(|(id, _)| id.clone()).collect();
-        over.iter().filter_map(|id| open.remove(id)).collect()
+        self.take_all(|it| it.expires <= now)
     }
 
     /// Forgets all challenges that rest on a user, because keys or password changed, and gives them to the audit.
     pub fn forget_user(&self, user: &UserName) -> Vec<Challenge> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.extract_if(|_, challenge| challenge.user() == user).map(|(_, challenge)| challenge).collect()
+        self.take_all(|it| it.purpose.user() == user)
+    }
+
+    /// Forgets all challenges of a login, and gives them to the audit.
+    pub fn forget_login(&self, login: &Id) -> Vec<Challenge> {
+        self.take_all(|it| it.is_of(login))
+    }
+
+    fn take_all(&self, is_over: impl Fn(&Challenge) -> bool) -> Vec<Challenge> {
+        let mut open = self.lock();
+        open.extract_if(|_, challenge| is_over(challenge)).map(|(_, challenge)| challenge).collect()
     }
 
     /// How many are open.
     pub fn len(&self) -> usize {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.lock().len()
     }
 
     /// Whether none is open.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Id, Challenge>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Challenge {
-    /// Whose it is.
-    pub const fn user(&self) -> &UserName {
-        match &self.purpose {
-            Purpose::Login { user, .. } | Purpose::Enrolment { user, .. } => user,
-            Purpose::Open(open) => &open.login.user,
-        }
+    fn is_of(&self, login: &Id) -> bool {
+        matches!(&self.owner, Owner::Login(owner) if owner == login)
+    }
+
+    const fn is_unproven(&self) -> bool {
+        matches!(self.owner, Owner::Unproven(..))
     }
 
     /// The record of a challenge that nobody can answer any more.
     pub fn ended(self, reason: &str) -> Event {
         let (client_addr, reason) = (Some(self.address.to_string()), Some(reason.to_owned()));
-        let user = Some(self.user().clone());
-        let event = Event { user, client_addr, reason, ..Event::new(EventKind::MfaFail) };
-        match self.purpose {
-            Purpose::Login { device, .. } | Purpose::Enrolment { device, .. } => {
-                Event { device: Some(device), ..event }
-            }
-            Purpose::Open(open) => Event {
-                login: Some(open.login.login),
-                device: Some(open.login.device),
-                resource: Some(open.resource),
-                port: Some(open.port),
-                program: open.program,
-                ..event
-            },
-        }
+        Event { client_addr, reason, ..self.purpose.event(EventKind::MfaFail) }
     }
 }

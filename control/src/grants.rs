@@ -3,41 +3,45 @@
 //! ```text
 //! ask ──► granted            no tap needed, or one is remembered that covers it
 //!    ├──► refused            policy, lock, unknown port
-//!    └──► tap needed         nothing was made
-//! begin ──► a challenge, bound to login, tunnel key, resource and port
-//! finish ──► taken, verified, policy looked at again, tap remembered ──► granted
+//!    └──► tap needed         nothing was made; a proof of presence ([`crate::proving`]) leads on
 //! ```
 //!
 //! A grant is kept before it is signed, and the policy is looked at once more after it was kept: a change that came in
 //! between finds it among the live ones, or is found by this second look.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use portlatch_audit::{Event, EventKind};
+use portlatch_audit::EventKind;
 use portlatch_clock::TimeOfDay;
-use portlatch_protocol::api::ceremony::{CeremonyOutcome, CeremonyPurpose, CeremonyRequest, PresenceProof};
-use portlatch_protocol::api::{AccessAnswer, AccessRequest, Ceremony, ClientDataContext, IssuedGrant};
+use portlatch_protocol::api::{AccessAnswer, AccessRequest, IssuedGrant};
 use portlatch_protocol::grant::MAX_LIFETIME;
-use portlatch_protocol::names::Id;
 use portlatch_protocol::refusal::RefusalReason;
 use portlatch_protocol::resource::MfaNeed;
 
-use self::asker::shown;
+pub(crate) use self::asker::shown;
 pub use self::asker::{AccessLimits, Asker};
 use self::sign::{Basis, GrantBounds};
 use crate::api::problem::Denial;
-use crate::ceremony::{Challenge, LIFETIME, OpenPurpose, Owner, Purpose};
 use crate::control::{Control, random_id};
 use crate::documents::resource::MfaScope;
+use crate::login::limits::network_of;
 use crate::policy::Terms;
 use crate::store::grants::StoredGrant;
 use crate::store::taps::{Tap, TapScope};
 use crate::watch::standing::{Standing, Verdict};
-use crate::webauthn::{ExpectedTap, KeyError, TapStrength, UserVerified, amr};
 
 mod asker;
+pub mod failures;
 pub mod sign;
+
+/// Why access is not given.
+#[derive(Debug)]
+struct Refused {
+    reason: RefusalReason,
+    /// For people; none says no more than the reason.
+    message: Option<String>,
+    denial: Denial,
+}
 
 impl Control {
     /// Answers whether this tunnel key may open this port; a tap that is needed is not begun.
@@ -47,32 +51,35 @@ impl Control {
     pub async fn ask(&self, asker: Asker<'_>, request: &AccessRequest) -> Result<AccessAnswer, Denial> {
         let id = &asker.login.login.login;
         if !self.access_limits.questions.take(id, self.clock.boot_time()) {
+            self.note_limited(asker, asker.about(EventKind::AccessDenied, request)).await;
             return Ok(refused(RefusalReason::Limit, None));
         }
         self.check_tunnel_key(asker, request).await?;
-        let (standing, now) = (self.hub.now(), self.clock.time_of_day());
-        let terms = match standing.evaluate(&asker.login.login, &request.resource, request.port, now) {
-            Verdict::Allowed(terms) => terms,
-            Verdict::Refused { reason, message } => {
-                self.audit.note(asker.failed(EventKind::AccessDenied, request, reason.as_str())).await;
-                return Ok(refused(reason, message));
-            }
+        let (standing, terms) = match self.evaluate(asker, request).await {
+            Ok(allowed) => allowed,
+            Err(Refused { reason, message, .. }) => return Ok(refused(reason, message)),
         };
         if terms.mfa == MfaNeed::None {
             let grant = self.issue(asker, request, &standing, &terms, Basis::NoTap).await?;
             return Ok(AccessAnswer::Granted(grant));
         }
-        match self.remembered_tap(asker, request, &terms, now).await? {
-            Some(tap) => {
-                let grant = self.issue(asker, request, &standing, &terms, Basis::Tap(&tap)).await?;
-                Ok(AccessAnswer::Granted(grant))
+        if let Some(tap) = self.remembered_tap(asker, request, &terms).await? {
+            match self.issue(asker, request, &standing, &terms, Basis::Tap(&tap)).await {
+                // It was forgotten a moment ago: the person is asked.
+                Err(Denial::CeremonyEnded) => {}
+                issued => return issued.map(AccessAnswer::Granted),
             }
-            // Codes are not taken yet, whatever the policy would allow.
-            None => Ok(AccessAnswer::TapNeeded { code_allowed: false }),
         }
+        let takes_codes = terms.mfa == MfaNeed::TapOrCode;
+        let code_allowed = takes_codes && self.has_app(&asker.login.login.user).await?;
+        Ok(AccessAnswer::TapNeeded { code_allowed })
     }
 
-    async fn check_tunnel_key(&self, asker: Asker<'_>, request: &AccessRequest) -> Result<(), Denial> {
+    pub(crate) async fn check_tunnel_key(
+        &self,
+        asker: Asker<'_>,
+        request: &AccessRequest,
+    ) -> Result<(), Denial> {
         if self.store.has_tunnel_key(&asker.login.login.login, &request.tunnel_key).await? {
             return Ok(());
         }
@@ -80,222 +87,71 @@ impl Control {
         Err(Denial::BadRequest("this tunnel key was not certified for this login".to_owned()))
     }
 
+    /// The terms on which this login may open this port now; a refusal is on the record.
+    pub(crate) async fn terms(
+        &self,
+        asker: Asker<'_>,
+        request: &AccessRequest,
+    ) -> Result<(Arc<Standing>, Terms), Denial> {
+        self.evaluate(asker, request).await.map_err(|refused| refused.denial)
+    }
+
+    async fn evaluate(
+        &self,
+        asker: Asker<'_>,
+        request: &AccessRequest,
+    ) -> Result<(Arc<Standing>, Terms), Refused> {
+        let (standing, now) = (self.hub.now(), self.clock.time_of_day());
+        let verdict = standing.evaluate(&asker.login.login, &request.resource, request.port, now);
+        let (word, refused) = match verdict {
+            Verdict::Allowed(terms) if terms.pin_source_ip && !is_at_home(asker) => {
+                let (reason, denial) = (RefusalReason::Policy, Denial::SourceAddress);
+                ("source_address", Refused { reason, message: Some(denial.to_string()), denial })
+            }
+            Verdict::Allowed(terms) => return Ok((standing, terms)),
+            Verdict::Refused { reason, message } => {
+                let denial = denial(reason, message.clone());
+                (reason.as_str(), Refused { reason, message, denial })
+            }
+        };
+        self.audit.note(asker.failed(EventKind::AccessDenied, request, word)).await;
+        Err(refused)
+    }
+
+    /// A tap that covers this port, as the resource says now and said when it was tapped.
     async fn remembered_tap(
         &self,
         asker: Asker<'_>,
         request: &AccessRequest,
         terms: &Terms,
-        now: TimeOfDay,
     ) -> Result<Option<Tap>, Denial> {
-        let login = &asker.login.login.login;
-        let since = TimeOfDay(now.0.saturating_sub(milliseconds(terms.mfa_interval)));
-        let taps = self
-            .store
-            .taps_covering(login, &request.tunnel_key, &request.resource, request.port, since)
-            .await?;
-        // A wide tap says nothing about this port where each port asks for its own; one of the future nothing at all.
+        let now = self.clock.time_of_day();
+        let interval = i64::try_from(terms.mfa_interval.min(MAX_LIFETIME).as_millis()).unwrap_or(i64::MAX);
+        let group = match &terms.scope {
+            MfaScope::Group(group) => Some(group),
+            MfaScope::Port | MfaScope::Resource => None,
+        };
+        let by = (&asker.login.login.login, &request.tunnel_key);
+        let place = (&request.resource, request.port);
+        let since = TimeOfDay(now.0.saturating_sub(interval));
+        let taps = self.store.taps_covering(by, place, group, since).await?;
         let serves = |tap: &Tap| {
-            (tap.scope.port.is_some() || terms.scope == MfaScope::Resource)
+            let is_in_scope = match &tap.scope {
+                TapScope::Port(..) => true,
+                TapScope::Resource(_) => terms.scope == MfaScope::Resource,
+                TapScope::Group(tapped) => group == Some(tapped),
+            };
+            // One of the future says nothing.
+            is_in_scope
                 && tap.time <= now
-                && (tap.is_user_verified || !terms.user_verification)
-                && sign::tap_expiry(tap.time, terms.mfa_interval) > now.seconds()
+                && tap.presence.shortfall(terms).is_none()
+                && sign::tap_expiry(tap, terms.mfa_interval) > now.seconds()
         };
         Ok(taps.into_iter().find(serves))
     }
 
-    /// Makes the challenge for a tap.
-    ///
-    /// # Errors
-    /// A [`Denial`].
-    pub async fn begin_ceremony(
-        &self,
-        asker: Asker<'_>,
-        request: &CeremonyRequest,
-    ) -> Result<Ceremony, Denial> {
-        match &request.purpose {
-            CeremonyPurpose::Open(request) => self.begin_open(asker, request).await,
-            CeremonyPurpose::Exec(_) | CeremonyPurpose::ManageDevices(_) => {
-                Err(Denial::BadRequest("this version of the service has no such ceremony".to_owned()))
-            }
-        }
-    }
-
-    async fn begin_open(&self, asker: Asker<'_>, request: &AccessRequest) -> Result<Ceremony, Denial> {
-        let (login, now) = (&asker.login.login, self.clock.boot_time());
-        if !self.access_limits.challenges.take(&login.login, now) {
-            return Err(Denial::RateLimited);
-        }
-        self.check_tunnel_key(asker, request).await?;
-        let terms = self.terms_or_noted(asker, request).await?;
-        let strength = match terms.user_verification {
-            true => TapStrength::Verification,
-            false => TapStrength::Presence,
-        };
-        let keys = self.store.credentials(&login.user).await?;
-        let begun = self.relying_party.begin_tap(&keys, strength);
-        let (options, state) = begun.map_err(|_| Denial::BadAssertion)?;
-        let purpose = OpenPurpose {
-            login: login.clone(),
-            tunnel_key: request.tunnel_key.clone(),
-            resource: request.resource.clone(),
-            port: request.port,
-            program: request.program.as_deref().map(shown),
-            state,
-        };
-        self.audit.write(asker.event(EventKind::MfaChallenge, request)).await?;
-        let ceremony = random_id();
-        let challenge = Challenge {
-            owner: Owner::Login(login.login.clone()),
-            purpose: Purpose::Open(Box::new(purpose)),
-            address: asker.address,
-            expires: now + LIFETIME,
-        };
-        let displaced = self.ceremonies.insert(ceremony.clone(), challenge, now)?;
-        self.note_ended(displaced, "displaced").await;
-        Ok(Ceremony { ceremony, options, expires_in: LIFETIME.as_secs(), code_allowed: false, browser: None })
-    }
-
-    /// Ends a ceremony: takes the challenge, verifies the answer, and signs the grant.
-    ///
-    /// # Errors
-    /// A [`Denial`]. The ceremony is over whatever happens.
-    pub async fn finish_ceremony(
-        &self,
-        asker: Asker<'_>,
-        ceremony: &Id,
-        proof: &PresenceProof,
-    ) -> Result<CeremonyOutcome, Denial> {
-        let (login, boot_time) = (&asker.login.login, self.clock.boot_time());
-        if !self.access_limits.failures.has_left(&login.login, boot_time) {
-            return Err(Denial::RateLimited);
-        }
-        // Taken before anything is verified: no path below can give it a second answer.
-        let Some(open) = self.ceremonies.take(ceremony, &login.login, boot_time) else {
-            self.note_ceremony_ended(asker).await;
-            return Err(Denial::CeremonyEnded);
-        };
-        let request = AccessRequest {
-            resource: open.resource.clone(),
-            port: open.port,
-            tunnel_key: open.tunnel_key.clone(),
-            program: open.program.clone(),
-            pid: None,
-        };
-        let PresenceProof::Key { credential } = proof else {
-            return Err(self.answer_failed(asker, &request, &KeyError::Malformed).await);
-        };
-        let tap = self.verify_tap(asker, &open, &request, credential).await?;
-        // What the resource asks for may have changed since the prompt opened: what holds now counts.
-        let (standing, terms) = self.standing_terms(asker, &request).await?;
-        if terms.user_verification && !tap.is_user_verified {
-            return Err(self.answer_failed(asker, &request, &KeyError::NotVerified).await);
-        }
-        let (key_id, uv) = (Some(tap.key_id.clone()), Some(tap.is_user_verified));
-        let amr = amr(tap.is_user_verified.then_some(UserVerified));
-        let ok = Event { amr, key_id, up: Some(true), uv, ..asker.event(EventKind::MfaOk, &request) };
-        self.audit.write(ok).await?;
-        let port = match terms.scope {
-            MfaScope::Port => Some(open.port),
-            MfaScope::Resource => None,
-        };
-        let scope = TapScope { port, ..tap.scope };
-        let tap = Tap { scope, ..tap };
-        if !self.store.add_tap(&tap).await? {
-            return Err(self.login_ended(asker, &request).await);
-        }
-        let grant = self.issue(asker, &request, &standing, &terms, Basis::Tap(&tap)).await?;
-        Ok(CeremonyOutcome::Granted(grant))
-    }
-
-    async fn verify_tap(
-        &self,
-        asker: Asker<'_>,
-        open: &OpenPurpose,
-        request: &AccessRequest,
-        credential: &serde_json::Value,
-    ) -> Result<Tap, Denial> {
-        let context = ClientDataContext::Open {
-            resource: open.resource.clone(),
-            port: open.port,
-            login: open.login.login.clone(),
-        };
-        let expected = ExpectedTap { user: &open.login.user, state: &open.state, context: Some(&context) };
-        let now = self.clock.time_of_day();
-        match self.relying_party.finish_tap(credential, &expected, &self.store, now).await {
-            Ok(verified) => Ok(Tap {
-                id: random_id(),
-                login: open.login.login.clone(),
-                tunnel_key: open.tunnel_key.clone(),
-                scope: TapScope { resource: open.resource.clone(), port: Some(open.port) },
-                key_id: verified.key_id,
-                is_user_verified: verified.is_user_verified,
-                time: now,
-            }),
-            Err(KeyError::Store(error)) => Err(error.into()),
-            Err(error) => Err(self.answer_failed(asker, request, &error).await),
-        }
-    }
-
-    async fn answer_failed(&self, asker: Asker<'_>, request: &AccessRequest, error: &KeyError) -> Denial {
-        let _ = self.access_limits.failures.take(&asker.login.login.login, self.clock.boot_time());
-        self.audit.note(asker.failed(EventKind::MfaFail, request, &error.to_string())).await;
-        Denial::BadAssertion
-    }
-
-    /// Login or key have gone since the request was let in.
-    async fn login_ended(&self, asker: Asker<'_>, request: &AccessRequest) -> Denial {
-        self.audit.note(asker.failed(EventKind::AccessDenied, request, "login_ended")).await;
-        Denial::LoginEnded
-    }
-
-    async fn note_ceremony_ended(&self, asker: Asker<'_>) {
-        let login = asker.login.login.clone();
-        let event = Event {
-            user: Some(login.user),
-            login: Some(login.login),
-            device: Some(login.device),
-            client_addr: Some(asker.address.to_string()),
-            reason: Some("ceremony_ended".to_owned()),
-            ..Event::new(EventKind::MfaFail)
-        };
-        self.audit.note(event).await;
-    }
-
-    async fn terms_or_noted(&self, asker: Asker<'_>, request: &AccessRequest) -> Result<Terms, Denial> {
-        self.standing_terms(asker, request).await.map(|(_, terms)| terms)
-    }
-
-    async fn standing_terms(
-        &self,
-        asker: Asker<'_>,
-        request: &AccessRequest,
-    ) -> Result<(Arc<Standing>, Terms), Denial> {
-        let (standing, now) = (self.hub.now(), self.clock.time_of_day());
-        match standing.evaluate(&asker.login.login, &request.resource, request.port, now) {
-            Verdict::Allowed(terms) => Ok((standing, terms)),
-            Verdict::Refused { reason, message } => {
-                self.audit.note(asker.failed(EventKind::AccessDenied, request, reason.as_str())).await;
-                Err(denial(reason, message))
-            }
-        }
-    }
-
-    /// Forgets a ceremony that the person denied.
-    pub async fn cancel_ceremony(&self, asker: Asker<'_>, ceremony: &Id) {
-        let login = &asker.login.login.login;
-        let Some(open) = self.ceremonies.take(ceremony, login, self.clock.boot_time()) else { return };
-        let request = AccessRequest {
-            resource: open.resource,
-            port: open.port,
-            tunnel_key: open.tunnel_key,
-            program: open.program,
-            pid: None,
-        };
-        self.audit.note(asker.failed(EventKind::MfaFail, &request, "cancelled")).await;
-    }
-
     /// Keeps, signs and records a grant.
-    async fn issue(
+    pub(crate) async fn issue(
         &self,
         asker: Asker<'_>,
         request: &AccessRequest,
@@ -310,13 +166,12 @@ impl Control {
             login: asker.login.login.clone(),
             resource: request.resource.clone(),
             port: request.port,
-            key_id: basis.tap().map(|tap| tap.key_id.clone()),
-            is_user_verified: basis.tap().is_some_and(|tap| tap.is_user_verified),
+            presence: basis.tap().map(|tap| tap.presence.clone()),
             expires: TimeOfDay(bounds.exp.saturating_mul(1000)),
             terms: terms.binding(),
         };
-        if !self.store.add_grant(&kept, now).await? {
-            return Err(self.login_ended(asker, request).await);
+        if !self.store.add_grant(&kept, basis.tap().map(|tap| &tap.id), now).await? {
+            return Err(self.ground_gone(asker, asker.about(EventKind::AccessDenied, request)).await);
         }
         let latest = self.hub.now();
         if !Arc::ptr_eq(&latest, standing) && !latest.still_allows(&kept, now) {
@@ -326,12 +181,11 @@ impl Control {
         }
         let claims = bounds.claims(self.cluster(), &kept, &request.tunnel_key, terms, basis);
         let token = self.grant_signer.sign(&claims)?;
-        let granted = Event {
-            grant: Some(kept.id.clone()),
-            amr: claims.amr.clone(),
-            key_id: kept.key_id.clone(),
-            ..asker.event(EventKind::Grant, request)
-        };
+        let mut granted = asker.about(EventKind::Grant, request);
+        granted.grant = Some(kept.id.clone());
+        if let Some(presence) = &kept.presence {
+            granted = presence.on(granted);
+        }
         if let Err(error) = self.audit.write(granted).await {
             self.store.revoke_grants(std::slice::from_ref(&kept.id), now).await?;
             return Err(error.into());
@@ -339,6 +193,11 @@ impl Control {
         let expires_in = u64::try_from(bounds.exp - now.seconds()).unwrap_or(0);
         Ok(IssuedGrant { id: kept.id, token, expires_in, amr: claims.amr })
     }
+}
+
+/// Whether the login is used from where it was made. Of a login from before that was kept, nobody knows.
+fn is_at_home(asker: Asker<'_>) -> bool {
+    asker.login.address.is_some_and(|address| network_of(address) == network_of(asker.address))
 }
 
 fn refused(reason: RefusalReason, message: Option<String>) -> AccessAnswer {
@@ -360,8 +219,4 @@ fn denial(reason: RefusalReason, message: Option<String>) -> Denial {
         | RefusalReason::TargetUnreachable
         | RefusalReason::NoProxy => Denial::Policy,
     }
-}
-
-fn milliseconds(duration: Duration) -> i64 {
-    i64::try_from(duration.min(MAX_LIFETIME).as_millis()).unwrap_or(i64::MAX)
 }

@@ -15,6 +15,7 @@ use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
+pub(crate) use self::vault::KEYED_HASH_BYTES;
 use self::vault::Vault;
 
 mod authority;
@@ -218,6 +219,12 @@ impl Keys {
     pub fn open_sealed(&self, purpose: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeysError> {
         self.vault.open(purpose, sealed)
     }
+
+    /// A hash of a secret for the store, which nobody can compute without the key file. For secrets that nobody can guess
+    /// with it either: it is fast.
+    pub(crate) fn keyed_hash(&self, purpose: &str, secret: &[u8]) -> [u8; KEYED_HASH_BYTES] {
+        self.vault.keyed_hash(purpose, secret)
+    }
 }
 
 fn generate() -> Result<KeyPair, KeysError> {
@@ -352,5 +359,15 @@ mod tests {
             assert!(matches!(keys.open_sealed("totp/jerry", &sealed[..length]), Err(KeysError::Sealed)));
         }
         assert_ne!(keys.seal("totp/jerry", b"secret").unwrap(), sealed, "the nonce must differ");
+    }
+
+    #[test]
+    fn a_keyed_hash_is_the_same_after_a_restart_and_of_one_cluster_purpose_and_text_alone() {
+        let (dir, keys) = created();
+        let hash = keys.keyed_hash("recovery/jerry", b"code");
+        assert_eq!(Keys::open(dir.path()).unwrap().keyed_hash("recovery/jerry", b"code"), hash);
+        assert_ne!(keys.keyed_hash("recovery/elaine", b"code"), hash);
+        assert_ne!(keys.keyed_hash("recovery/jerryc", b"ode"), hash);
+        assert_ne!(created().1.keyed_hash("recovery/jerry", b"code"), hash);
     }
 }

@@ -1,5 +1,6 @@
-//! How a user becomes a login: password and tap, or an enrolment token that sets the password and enrols the first key;
-//! and what a login is certified for afterwards.
+//! How a user becomes a login: password and tap; a key that verifies its user, alone; password and a recovery code, when
+//! the key is lost; or an enrolment token that sets the password and enrols the first key. What follows the first factor
+//! is in [`finish`].
 //!
 //! Who guesses learns one thing, that it was wrong: the words are the same for user, password, token and key.
 
@@ -9,25 +10,22 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use portlatch_audit::{Event, EventKind};
 use portlatch_clock::TimeOfDay;
-use portlatch_protocol::api::{
-    FirstFactor, KeyTask, LoginAnswer, LoginChallenge, LoginGranted, LoginProof, LoginRequest, Secret,
-};
-use portlatch_protocol::identity::Login;
-use portlatch_protocol::names::{DeviceName, Id, UserName};
+use portlatch_protocol::api::{FirstFactor, KeyTask, LoginChallenge, LoginRequest, Secret};
+use portlatch_protocol::names::{DeviceName, UserName};
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
+use webauthn_rs::prelude::SecurityKeyAuthentication;
 
 pub use self::limits::LoginLimits;
 use self::limits::network_of;
 use crate::api::problem::Denial;
 use crate::authority::{ProvenKey, Signer};
-use crate::ceremony::{Challenge, LIFETIME, Owner, Purpose};
+use crate::ceremony::{Challenge, EnrolmentPurpose, FirstShown, LIFETIME, LoginPurpose, Owner, Purpose};
 use crate::control::{Control, random_id};
-use crate::store::credentials::{CredentialKind, NewCredential};
-use crate::store::logins::NewLogin;
-use crate::store::users::Enrolment;
-use crate::webauthn::{ExpectedTap, KeyError, VerifiedTap, amr};
+use crate::webauthn::TapStrength;
 
+mod decoy;
+mod finish;
 mod keeping;
 pub mod limits;
 
@@ -43,6 +41,11 @@ struct Person<'a> {
 }
 
 impl Person<'_> {
+    fn login(&self, first: FirstShown, state: Option<SecurityKeyAuthentication>) -> Purpose {
+        let (user, device) = (self.user.clone(), self.device.clone());
+        Purpose::Login(Box::new(LoginPurpose { user, device, first, state }))
+    }
+
     fn event(&self, kind: EventKind) -> Event {
         Event {
             user: Some(self.user.clone()),
@@ -79,15 +82,16 @@ impl Control {
             FirstFactor::Enrolment { token, new_password } => {
                 self.begin_with_token(person, token, new_password).await
             }
-            FirstFactor::Passkey => Err(Denial::BadLogin),
-        };
-        match begun {
-            Ok((purpose, task)) => {
-                by_name.give_back(&request.user);
-                self.open_login_ceremony(person, purpose, task).await
+            // Nothing was shown yet, so the attempt is not given back.
+            FirstFactor::Passkey => {
+                let (purpose, task) = self.begin_with_passkey(person).await?;
+                let owner = Owner::Unproven(person.user.clone(), network_of(address));
+                return self.open_login_ceremony(person, owner, purpose, task).await;
             }
-            Err(denial) => Err(denial),
-        }
+        };
+        let (purpose, task) = begun?;
+        by_name.give_back(&request.user);
+        self.open_login_ceremony(person, Owner::LoggingIn(person.user.clone()), purpose, task).await
     }
 
     async fn begin_with_password(
@@ -104,14 +108,24 @@ impl Control {
         }
         self.refuse_if_locked(person).await?;
         let keys = self.store.credentials(person.user).await?;
-        let Ok((options, state)) =
-            self.relying_party.begin_tap(&keys, crate::webauthn::TapStrength::Presence)
-        else {
+        let Ok((options, state)) = self.relying_party.begin_tap(&keys, TapStrength::Presence) else {
             self.audit.note(person.failed(EventKind::Login, "no_key")).await;
             return Err(Denial::BadLogin);
         };
-        let (user, device) = (person.user.clone(), person.device.clone());
-        Ok((Purpose::Login { user, device, state: Box::new(state) }, KeyTask::Assert { options }))
+        let purpose = person.login(FirstShown::Password, Some(state));
+        Ok((purpose, KeyTask::Assert { options }))
+    }
+
+    /// A key that verifies its user is two factors in one. A user whom nobody has, or who has no key, is asked for keys as
+    /// everybody else is.
+    async fn begin_with_passkey(&self, person: Person<'_>) -> Result<(Purpose, KeyTask), Denial> {
+        let keys = self.store.credentials(person.user).await?;
+        let keys = if self.hub.now().has_user(person.user) { keys } else { Vec::new() };
+        let begun = match self.relying_party.begin_tap(&keys, TapStrength::Verification) {
+            Ok((options, state)) => (options, Some(state)),
+            Err(_) => (decoy::options(self.cluster(), person.user, &self.keys), None),
+        };
+        Ok((person.login(FirstShown::Nothing, begun.1), KeyTask::Assert { options: begun.0 }))
     }
 
     async fn begin_with_token(
@@ -138,8 +152,8 @@ impl Control {
             Denial::Unavailable
         })?;
         let (user, device) = (person.user.clone(), person.device.clone());
-        let purpose = Purpose::Enrolment { user, device, token_hash, password_hash, state: Box::new(state) };
-        Ok((purpose, KeyTask::Enrol { options }))
+        let purpose = EnrolmentPurpose { user, device, token_hash, password_hash, state };
+        Ok((Purpose::Enrolment(Box::new(purpose)), KeyTask::Enrol { options }))
     }
 
     async fn refuse_if_locked(&self, person: Person<'_>) -> Result<(), Denial> {
@@ -154,197 +168,18 @@ impl Control {
     async fn open_login_ceremony(
         &self,
         person: Person<'_>,
+        owner: Owner,
         purpose: Purpose,
         task: KeyTask,
     ) -> Result<LoginChallenge, Denial> {
         let now = self.clock.boot_time();
         let ceremony = random_id();
-        let (owner, expires) = (Owner::LoggingIn(person.user.clone()), now + LIFETIME);
+        let expires = now + LIFETIME;
         self.audit.write(person.event(EventKind::MfaChallenge)).await?;
         let challenge = Challenge { owner, purpose, address: person.address, expires };
         let displaced = self.ceremonies.insert(ceremony.clone(), challenge, now)?;
         self.note_ended(displaced, "displaced").await;
         Ok(LoginChallenge { ceremony, task, expires_in: LIFETIME.as_secs() })
-    }
-
-    /// Ends a login's ceremony: verifies the key's answer, and signs the login's certificate.
-    ///
-    /// # Errors
-    /// A [`Denial`]. The ceremony is over whatever happens.
-    pub async fn finish_login(
-        &self,
-        ceremony: &Id,
-        answer: &LoginAnswer,
-        address: IpAddr,
-    ) -> Result<LoginGranted, Denial> {
-        if !self.login_limits.by_address.take(&network_of(address), self.clock.boot_time()) {
-            return Err(Denial::RateLimited);
-        }
-        // Taken before anything is verified: no path below can give it a second answer.
-        let Some(challenge) = self.ceremonies.take_login(ceremony, self.clock.boot_time()) else {
-            let client_addr = Some(address.to_string());
-            let reason = Some("ceremony_ended".to_owned());
-            self.audit.note(Event { client_addr, reason, ..Event::new(EventKind::MfaFail) }).await;
-            return Err(Denial::CeremonyEnded);
-        };
-        let LoginProof::Key { credential } = &answer.proof else {
-            self.note_ended(vec![challenge], "recovery_code").await;
-            return Err(Denial::BadLogin);
-        };
-        let key = match proven(&answer.csr) {
-            Ok(key) => key,
-            Err(denial) => {
-                self.note_ended(vec![challenge], "certificate_request").await;
-                return Err(denial);
-            }
-        };
-        match challenge.purpose {
-            Purpose::Login { user, device, state } => {
-                let person = Person { user: &user, device: &device, address };
-                let expected = ExpectedTap { user: &user, state: &state, context: None };
-                let now = self.clock.time_of_day();
-                let tap = self.relying_party.finish_tap(credential, &expected, &self.store, now).await;
-                let tap = self.verified_or_noted(person, tap).await?;
-                self.log_in(person, &key, &tap).await
-            }
-            Purpose::Enrolment { user, device, token_hash, password_hash, state } => {
-                let person = Person { user: &user, device: &device, address };
-                let security_key = self.relying_party.finish_enrolment(credential, &state);
-                let security_key = self.verified_or_noted(person, security_key).await?;
-                let key_id = random_id();
-                let credential = NewCredential {
-                    id: &key_id,
-                    user: &user,
-                    name: "first key",
-                    kind: CredentialKind::SecurityKey,
-                    security_key: &security_key,
-                };
-                self.enrol(person, &key, (&token_hash, &password_hash), credential).await
-            }
-            // The table never gives one out here.
-            Purpose::Open(_) => Err(Denial::CeremonyEnded),
-        }
-    }
-
-    async fn verified_or_noted<T>(
-        &self,
-        person: Person<'_>,
-        result: Result<T, KeyError>,
-    ) -> Result<T, Denial> {
-        match result {
-            Ok(verified) => Ok(verified),
-            Err(KeyError::Store(error)) => Err(error.into()),
-            Err(error) => {
-                self.audit.note(person.failed(EventKind::MfaFail, &error.to_string())).await;
-                Err(Denial::BadLogin)
-            }
-        }
-    }
-
-    async fn log_in(
-        &self,
-        person: Person<'_>,
-        key: &ProvenKey,
-        tap: &VerifiedTap,
-    ) -> Result<LoginGranted, Denial> {
-        self.still_welcome(person).await?;
-        let (key_id, uv) = (Some(tap.key_id.clone()), Some(tap.is_user_verified));
-        let ok = Event { amr: tap.amr(), key_id, up: Some(true), uv, ..person.event(EventKind::MfaOk) };
-        self.audit.write(ok).await?;
-        let now = self.clock.time_of_day();
-        let (login, expires) = self.new_login(person, now);
-        let kept = NewLogin {
-            id: &login.login,
-            user: &login.user,
-            device: &login.device,
-            spki: key.spki(),
-            expires,
-        };
-        if !self.store.add_login(&kept, &tap.key_id, now).await? {
-            self.audit.note(person.failed(EventKind::Login, "key_gone")).await;
-            return Err(Denial::BadLogin);
-        }
-        self.grant_login(person, login, key, tap.amr(), expires).await
-    }
-
-    async fn enrol(
-        &self,
-        person: Person<'_>,
-        key: &ProvenKey,
-        (token_hash, password_hash): (&[u8; 32], &str),
-        credential: NewCredential<'_>,
-    ) -> Result<LoginGranted, Denial> {
-        self.still_welcome(person).await?;
-        let now = self.clock.time_of_day();
-        let (login, expires) = self.new_login(person, now);
-        let key_id = Some(credential.id.clone());
-        let enrolment = Enrolment {
-            token_hash,
-            password_hash,
-            credential,
-            login: Some(NewLogin {
-                id: &login.login,
-                user: &login.user,
-                device: &login.device,
-                spki: key.spki(),
-                expires,
-            }),
-        };
-        if !self.store.enrol(&enrolment, now).await? {
-            self.audit.note(person.failed(EventKind::Login, "token")).await;
-            return Err(Denial::BadLogin);
-        }
-        let added = Event { key_id, login: Some(login.login.clone()), ..person.event(EventKind::DeviceAdd) };
-        self.undo_unless_written(&login.login, added).await?;
-        self.grant_login(person, login, key, amr(None), expires).await
-    }
-
-    /// User and locks may have changed while the person reached for the key.
-    async fn still_welcome(&self, person: Person<'_>) -> Result<(), Denial> {
-        if !self.hub.now().has_user(person.user) {
-            self.audit.note(person.failed(EventKind::Login, "user_gone")).await;
-            return Err(Denial::BadLogin);
-        }
-        self.refuse_if_locked(person).await
-    }
-
-    fn new_login(&self, person: Person<'_>, now: TimeOfDay) -> (Login, TimeOfDay) {
-        let login = Login { user: person.user.clone(), login: random_id(), device: person.device.clone() };
-        (login, now.after(self.hub.now().login_ttl(person.user)))
-    }
-
-    async fn grant_login(
-        &self,
-        person: Person<'_>,
-        login: Login,
-        key: &ProvenKey,
-        amr: Vec<String>,
-        expires: TimeOfDay,
-    ) -> Result<LoginGranted, Denial> {
-        let id = login.login.clone();
-        self.undo_unless_written(
-            &id,
-            Event { login: Some(id.clone()), amr, ..person.event(EventKind::Login) },
-        )
-        .await?;
-        let now = self.clock.time_of_day();
-        let certificate = self.signer().login(&login, key, expires, now)?;
-        Ok(LoginGranted {
-            cluster: self.cluster().clone(),
-            user: login.user,
-            login: login.login,
-            device: login.device,
-            certificate: encode(&certificate),
-            ca: encode(self.keys.ca_der()),
-            expires_in: seconds_until(expires, now),
-        })
-    }
-
-    /// What is not in the audit did not happen: the login that was kept a moment ago ends.
-    async fn undo_unless_written(&self, login: &Id, event: Event) -> Result<(), Denial> {
-        let Err(error) = self.audit.write(event).await else { return Ok(()) };
-        self.store.end_login(login, self.clock.time_of_day()).await?;
-        Err(error.into())
     }
 
     pub(crate) fn signer(&self) -> Signer<'_> {

@@ -6,6 +6,7 @@
 //! * A tap is needed if the cluster's preference says so, or *any* role that grants this port of this resource.
 //! * `mfa_verification_interval`, `max_session` and `client_idle_timeout`: the shortest among the roles that grant it.
 //!   A role that gives nothing here says nothing here.
+//! * `pin_source_ip`: if any role that grants it says so. `cross_device`: if one of them says so and none says no.
 //! * `max_session_ttl`, `max_connections`, `max_connection_rate` and `max_connection_burst` speak of the user, not of a
 //!   resource: the lowest among *all* of the user's roles. Where no role says anything, the design's default stands; so
 //!   a role can raise it. Where a rate is given without a burst, the burst is four times the rate, as in the default.
@@ -89,6 +90,10 @@ pub struct Terms {
     pub scope: MfaScope,
     /// How long a tap opens it to new connections: at most five minutes.
     pub mfa_interval: Duration,
+    /// Only from the address that the login was made from.
+    pub pin_source_ip: bool,
+    /// A browser on another machine may answer for this one.
+    pub cross_device: bool,
     /// How a program waits for the tap.
     pub hold: Hold,
     /// What the user may have at once at one proxy.
@@ -272,8 +277,9 @@ fn names_one_of(target: &LockTarget, concerned: Concerned<'_>) -> bool {
     }
 }
 
-/// Desktops and clusters take a security key alone (design section 6); in code, so that no document can change it.
-const fn takes_codes(kind: ResourceKind) -> bool {
+/// Desktops and clusters take a security key alone, on the machine that asks (design sections 5 and 6); in code, so that
+/// no document can change it.
+const fn takes_weaker_proofs(kind: ResourceKind) -> bool {
     match kind {
         ResourceKind::App | ResourceKind::Db | ResourceKind::Node => true,
         ResourceKind::KubeCluster | ResourceKind::Desktop => false,

@@ -12,7 +12,9 @@ use portlatch_clock::TimeOfDay;
 use portlatch_protocol::grant::EXPIRY_LEEWAY;
 use portlatch_protocol::names::{Id, UserName};
 
+use crate::api::problem::Denial;
 use crate::control::Control;
+use crate::grants::Asker;
 use crate::store::StoreError;
 use crate::watch::standing::Endings;
 
@@ -42,9 +44,28 @@ impl Control {
                 resource: Some(grant.resource),
                 port: Some(grant.port),
                 grant: Some(grant.id),
-                key_id: grant.key_id,
+                key_id: grant.presence.map(|presence| presence.device().clone()),
                 ..Event::new(EventKind::GrantRevoke)
             };
+            self.audit.note(event).await;
+        }
+        Ok(())
+    }
+
+    /// Forgets a login's proofs of presence, and revokes the grants that rest on one. Sessions that run go on.
+    ///
+    /// # Errors
+    /// [`Denial::Unavailable`](crate::api::problem::Denial::Unavailable): some of it may be forgotten.
+    pub async fn forget_presence(&self, asker: Asker<'_>) -> Result<(), Denial> {
+        let (login, now) = (&asker.login.login.login, self.clock.time_of_day());
+        // The taps first: a grant that is being signed with one of them is either refused, or found below.
+        self.store.forget_taps(login).await?;
+        let grants = self.store.grants_with_presence(login, still_taken(now)).await?;
+        self.store.revoke_grants(&grants, now).await?;
+        self.publish_endings(now).await?;
+        self.audit.note(asker.event(EventKind::MfaForget)).await;
+        for grant in grants {
+            let event = Event { grant: Some(grant), ..asker.event(EventKind::GrantRevoke) };
             self.audit.note(event).await;
         }
         Ok(())

@@ -12,7 +12,9 @@ use portlatch_clock::TimeOfDay;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Row as _, SqlitePool};
 
+pub mod apps;
 pub mod credentials;
+pub mod devices;
 pub mod documents;
 pub mod grants;
 pub mod join_tokens;
@@ -124,6 +126,8 @@ impl Store {
         ] {
             sqlx::query(statement).bind(kept).execute(&self.writer).await?;
         }
+        // Failures of a time that is still to come would count for longer than they should.
+        sqlx::query("DELETE FROM code_failures WHERE last > ?").bind(now.0).execute(&self.writer).await?;
         self.forget_future_taps(now).await
     }
 }

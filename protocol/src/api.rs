@@ -15,6 +15,9 @@
 //! | `POST /v1/browser-logins` | none | [`BrowserLoginRequest`](browser::BrowserLoginRequest) | [`BrowserLogin`](browser::BrowserLogin) |
 //! | `POST /v1/browser-logins/{ceremony}` | none | [`BrowserProof`](ceremony::BrowserProof) | [`LoginGranted`] |
 //! | `POST /v1/browser-logins/{ceremony}/page` | none | [`BrowserClaim`](browser::BrowserClaim) | [`PageDecision`](browser::PageDecision), or 204 after 25 s |
+//! | `GET /v1/devices` | login | - | [`MfaDevices`](ceremony::MfaDevices) |
+//! | `POST /v1/devices/{ceremony}` | login | [`DeviceProof`](ceremony::DeviceProof) | [`MfaDevice`](ceremony::MfaDevice) |
+//! | `DELETE /v1/taps` | login | - | 204; proofs of presence and the grants that rest on them are forgotten |
 //!
 //! Every other status carries a [`Problem`]. Durations are whole seconds: clocks are never compared across machines.
 //! WebAuthn's own documents pass through as JSON, untouched.

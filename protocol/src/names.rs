@@ -246,6 +246,12 @@ plain_name!(
     ""
 );
 plain_name!(
+    /// The name of a group of resources that one proof of presence opens.
+    GroupName,
+    "a group's name",
+    ""
+);
+plain_name!(
     /// The name of a proxy.
     ProxyName,
     "a proxy's name",

@@ -22,6 +22,9 @@ use super::routes;
         routes::begin_ceremony,
         routes::finish_ceremony,
         routes::cancel_ceremony,
+        routes::mfa_devices,
+        routes::finish_enrolment,
+        routes::forget_taps,
         serve,
     )
 )]
@@ -38,7 +41,7 @@ mod tests {
     use super::*;
 
     /// The table of `portlatch_protocol::api`, and this description.
-    const ROUTES: [(&str, &str); 10] = [
+    const ROUTES: [(&str, &str); 13] = [
         ("post", "/v1/login"),
         ("post", "/v1/login/{ceremony}"),
         ("post", "/v1/logout"),
@@ -48,6 +51,9 @@ mod tests {
         ("post", "/v1/ceremonies"),
         ("post", "/v1/ceremonies/{ceremony}"),
         ("delete", "/v1/ceremonies/{ceremony}"),
+        ("get", "/v1/devices"),
+        ("post", "/v1/devices/{ceremony}"),
+        ("delete", "/v1/taps"),
         ("get", "/v1/openapi.json"),
     ];
 

@@ -1,5 +1,7 @@
 //! Why a request got no for an answer: what a program reads, what a person reads, and the HTTP status.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
@@ -23,6 +25,21 @@ pub enum Denial {
     /// The key's answer does not verify.
     #[error("the security key's answer does not verify: try again with a key that you enrolled")]
     BadAssertion,
+    /// The code is wrong, was used, or there is no app: which of these, nobody is told.
+    #[error("the code is not accepted: wait for the next one, then try again")]
+    BadCode,
+    /// Too many wrong answers of a login: proofs of presence pause.
+    #[error("too many wrong answers: try again in {}", wait(.0))]
+    Paused(Duration),
+    /// Too many wrong codes of a user: codes pause, keys do not.
+    #[error("too many wrong codes: tap your security key, or try a code again in {}", wait(.0))]
+    CodesPaused(Duration),
+    /// The access is bound to the address that the login was made from.
+    #[error("this access is bound to the address that you logged in from: run `portlatch login` here")]
+    SourceAddress,
+    /// The policy refuses it, in these words.
+    #[error("{0}")]
+    Refused(String),
     /// There is no such login, or it has ended.
     #[error("the login has ended: run `portlatch login`")]
     LoginEnded,
@@ -55,9 +72,10 @@ impl Denial {
             Self::BadAssertion => ProblemCode::BadAssertion,
             Self::LoginEnded => ProblemCode::LoginEnded,
             Self::Locked(_) => ProblemCode::Locked,
-            Self::Policy => ProblemCode::Policy,
+            Self::BadCode => ProblemCode::BadCode,
+            Self::Policy | Self::SourceAddress | Self::Refused(_) => ProblemCode::Policy,
             Self::NotFound => ProblemCode::NotFound,
-            Self::RateLimited => ProblemCode::RateLimited,
+            Self::RateLimited | Self::Paused(_) | Self::CodesPaused(_) => ProblemCode::RateLimited,
             Self::BadRequest(_) => ProblemCode::BadRequest,
             Self::Unavailable => ProblemCode::Unavailable,
         }
@@ -68,9 +86,14 @@ impl Denial {
         match self {
             Self::BadLogin | Self::LoginEnded => StatusCode::UNAUTHORIZED,
             Self::CeremonyEnded => StatusCode::GONE,
-            Self::BadAssertion | Self::Locked(_) | Self::Policy => StatusCode::FORBIDDEN,
+            Self::BadAssertion
+            | Self::BadCode
+            | Self::Locked(_)
+            | Self::Policy
+            | Self::SourceAddress
+            | Self::Refused(_) => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
-            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::RateLimited | Self::Paused(_) | Self::CodesPaused(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -80,6 +103,14 @@ impl Denial {
 impl IntoResponse for Denial {
     fn into_response(self) -> Response {
         answer(self.status(), self.code(), self.to_string())
+    }
+}
+
+/// A length of time as people say it, rounded up: nobody should try too early.
+fn wait(left: &Duration) -> String {
+    match left.as_secs().max(1) {
+        seconds @ 1..=90 => format!("{seconds} s"),
+        seconds => format!("{} min", seconds.div_ceil(60)),
     }
 }
 

@@ -7,7 +7,10 @@ use axum::extract::{FromRequest, Path, Query, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use http::StatusCode;
-use portlatch_protocol::api::ceremony::{CeremonyOutcome, CeremonyRequest, PresenceProof};
+use portlatch_audit::EventKind;
+use portlatch_protocol::api::ceremony::{
+    CeremonyOutcome, CeremonyRequest, DeviceProof, MfaDevice, MfaDevices, PresenceProof,
+};
 use portlatch_protocol::api::{
     AccessAnswer, AccessRequest, CATALOGUE_WAIT, Catalogue, Ceremony, LoginAnswer, LoginChallenge,
     LoginGranted, LoginRequest, Problem, ProblemCode, TunnelCertificate, TunnelRequest,
@@ -97,13 +100,19 @@ pub(super) struct After {
 /// All that the login may reach; waits for a change if the agent has the newest already.
 #[utoipa::path(get, path = "/v1/catalogue", params(After), responses(
     (status = 200, body = Catalogue), (status = 204), (status = 401, body = Problem),
-    (status = 403, body = Problem), (status = 503, body = Problem)))]
+    (status = 403, body = Problem), (status = 429, body = Problem), (status = 503, body = Problem)))]
 pub(super) async fn catalogue(
     State(control): Service,
     Extension(peer): Extension<Peer>,
     query: Result<Query<After>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, Denial> {
     let Query(After { after }) = query.map_err(|error| Denial::BadRequest(error.body_text()))?;
+    let asked = control.authenticate(&peer).await?;
+    let asker = Asker { login: &asked, address: peer.address.ip() };
+    if !control.access_limits.catalogues.take(&asked.login.login, control.clock.boot_time()) {
+        control.note_limited(asker, asker.event(EventKind::AccessDenied)).await;
+        return Err(Denial::RateLimited);
+    }
     let mut standing = control.hub.subscribe();
     let deadline = tokio::time::Instant::now() + CATALOGUE_WAIT;
     loop {
@@ -179,6 +188,48 @@ pub(super) async fn cancel_ceremony(
     let login = control.authenticate(&peer).await?;
     let asker = Asker { login: &login, address: peer.address.ip() };
     control.cancel_ceremony(asker, &named(ceremony)?).await;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The user's keys, apps and recovery codes.
+#[utoipa::path(get, path = "/v1/devices", responses(
+    (status = 200, body = MfaDevices), (status = 401, body = Problem), (status = 403, body = Problem),
+    (status = 503, body = Problem)))]
+pub(super) async fn mfa_devices(
+    State(control): Service,
+    Extension(peer): Extension<Peer>,
+) -> Result<Json<MfaDevices>, Denial> {
+    let login = control.authenticate(&peer).await?;
+    Ok(Json(control.mfa_devices(&login.login.user).await?))
+}
+
+/// Ends the enrolment of a key or app.
+#[utoipa::path(post, path = "/v1/devices/{ceremony}", request_body = DeviceProof,
+    params(("ceremony" = Id, Path)), responses(
+    (status = 200, body = MfaDevice), (status = 401, body = Problem), (status = 403, body = Problem),
+    (status = 410, body = Problem), (status = 429, body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn finish_enrolment(
+    State(control): Service,
+    Extension(peer): Extension<Peer>,
+    ceremony: Result<Path<Id>, axum::extract::rejection::PathRejection>,
+    Body(proof): Body<DeviceProof>,
+) -> Result<Json<MfaDevice>, Denial> {
+    let login = control.authenticate(&peer).await?;
+    let asker = Asker { login: &login, address: peer.address.ip() };
+    Ok(Json(control.finish_enrolment(asker, &named(ceremony)?, &proof).await?))
+}
+
+/// Forgets the login's proofs of presence: a screen was locked, or woke.
+#[utoipa::path(delete, path = "/v1/taps", responses(
+    (status = 204), (status = 401, body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn forget_taps(
+    State(control): Service,
+    Extension(peer): Extension<Peer>,
+) -> Result<StatusCode, Denial> {
+    // As with the logout: whoever holds the key of a login may always give rights back.
+    let login = control.login_of(&peer).await?;
+    let asker = Asker { login: &login, address: peer.address.ip() };
+    control.forget_presence(asker).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -1,6 +1,6 @@
 //! `kind: app | db | node | kube_cluster | desktop`: a host name that users reach, and where a proxy dials for it.
 
-use portlatch_protocol::names::{HostPattern, NameError, ResourceId, ResourceKind};
+use portlatch_protocol::names::{GroupName, HostPattern, NameError, ResourceId, ResourceKind};
 use portlatch_protocol::ports::PortRange;
 use portlatch_protocol::resource::{Hold, RefusalStyle, Zone};
 use serde_json::{Map, Value as Json, json};
@@ -59,7 +59,7 @@ impl ResourcePorts {
 }
 
 /// How a tap is asked for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ResourceMfa {
     /// The key must know its user: by PIN or fingerprint.
     pub user_verification: bool,
@@ -72,17 +72,55 @@ pub struct ResourceMfa {
 }
 
 /// What one tap opens.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub enum MfaScope {
     /// The one port that was asked for.
     #[default]
     Port,
     /// Every port of the resource.
     Resource,
+    /// Every port of every resource that names the same group.
+    Group(GroupName),
 }
 
+impl std::fmt::Display for MfaScope {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Port => f.write_str("port"),
+            Self::Resource => f.write_str("resource"),
+            Self::Group(name) => write!(f, "{GROUP}{name}"),
+        }
+    }
+}
+
+/// Why a text names no scope.
+#[derive(Debug, thiserror::Error)]
+pub enum BadScope {
+    /// It is none of the words.
+    #[error("is one of port, resource, group:NAME")]
+    Unknown,
+    /// What stands behind `group:` is no name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+}
+
+impl std::str::FromStr for MfaScope {
+    type Err = BadScope;
+
+    fn from_str(text: &str) -> Result<Self, BadScope> {
+        match (text, text.strip_prefix(GROUP)) {
+            ("port", _) => Ok(Self::Port),
+            ("resource", _) => Ok(Self::Resource),
+            (_, Some(name)) => Ok(Self::Group(name.parse()?)),
+            (_, None) => Err(BadScope::Unknown),
+        }
+    }
+}
+
+/// What stands before a group's name.
+const GROUP: &str = "group:";
+
 const HOLDS: [(&str, Hold); 3] = [("hybrid", Hold::Hybrid), ("syn", Hold::Syn), ("data", Hold::Data)];
-const SCOPES: [(&str, MfaScope); 2] = [("port", MfaScope::Port), ("resource", MfaScope::Resource)];
 
 const REFUSALS: [(&str, RefusalStyle); 2] =
     [("reset", RefusalStyle::Reset), ("protocol", RefusalStyle::Protocol)];
@@ -219,7 +257,7 @@ fn read_mfa(node: &Node, protocol: Option<&str>, report: &mut Report) -> Resourc
         refusal,
         user_verification: fields.flag("user_verification"),
         hold: fields.choice("hold", &HOLDS),
-        scope: fields.choice("scope", &SCOPES).unwrap_or_default(),
+        scope: fields.parsed("scope").unwrap_or_default(),
     }
 }
 
@@ -253,13 +291,13 @@ impl ResourceDocument {
         put("uri", Some(json!(uri)));
         put("tcp_ports", listed);
         put("proxies", self.proxies.as_ref().map(LabelRule::to_json));
-        put("mfa", (self.mfa != ResourceMfa::default()).then(|| mfa_json(self.mfa)));
+        put("mfa", (self.mfa != ResourceMfa::default()).then(|| mfa_json(&self.mfa)));
         put("allow_local_target", self.allow_local_target.then_some(json!(true)));
         self.header.to_json(DocumentKind::Resource(self.id.kind), self.id.name.as_str(), spec)
     }
 }
 
-fn mfa_json(mfa: ResourceMfa) -> Json {
+fn mfa_json(mfa: &ResourceMfa) -> Json {
     let mut object = json!({});
     if mfa.user_verification {
         object["user_verification"] = json!(true);
@@ -267,10 +305,8 @@ fn mfa_json(mfa: ResourceMfa) -> Json {
     if let Some((word, _)) = HOLDS.iter().find(|(_, hold)| Some(*hold) == mfa.hold) {
         object["hold"] = json!(word);
     }
-    if let Some((word, _)) =
-        SCOPES.iter().find(|(_, scope)| *scope == mfa.scope && *scope != MfaScope::default())
-    {
-        object["scope"] = json!(word);
+    if mfa.scope != MfaScope::default() {
+        object["scope"] = json!(mfa.scope.to_string());
     }
     if mfa.refusal == RefusalStyle::Protocol {
         object["refusal"] = json!("protocol");

@@ -50,6 +50,10 @@ pub struct RoleOptions {
     pub max_connection_burst: Option<u32>,
     /// For how long a tap opens a port to new connections; at most 5 minutes.
     pub mfa_verification_interval: Option<Duration>,
+    /// Only the address that the login was made from may use it.
+    pub pin_source_ip: bool,
+    /// Whether a browser on another machine may answer for this one; nothing said: no.
+    pub cross_device: Option<bool>,
 }
 
 /// What a role speaks of: things with these labels, and these ports of them.
@@ -148,6 +152,8 @@ const OPTIONS: Shape = Shape {
         "max_connection_rate",
         "max_connection_burst",
         "mfa_verification_interval",
+        "pin_source_ip",
+        "cross_device",
     ],
     foreign: &[
         ("cert_format", Tolerance::Any),
@@ -166,9 +172,6 @@ const OPTIONS: Shape = Shape {
         ("desktop_directory_sharing", Tolerance::Yes),
         // A session never outlives its login here, whatever a role says.
         ("disconnect_expired_cert", Tolerance::Any),
-        // It would give more; what is not there is not given.
-        ("cross_device", Tolerance::Any),
-        ("pin_source_ip", Tolerance::No),
         ("record_session", Tolerance::Empty),
         ("device_trust_mode", Tolerance::Empty),
         ("lock", Tolerance::Empty),
@@ -222,6 +225,8 @@ fn read_options(node: &Node, kept: &mut Kept, report: &mut Report) -> RoleOption
         max_connection_rate: fields.count("max_connection_rate"),
         max_connection_burst: fields.count("max_connection_burst"),
         mfa_verification_interval: interval,
+        pin_source_ip: fields.flag("pin_source_ip"),
+        cross_device: fields.get("cross_device").map(|_| fields.flag("cross_device")),
     }
 }
 
@@ -292,6 +297,8 @@ fn options_json(options: &RoleOptions) -> Map<String, Json> {
         ("max_connection_rate", count(options.max_connection_rate)),
         ("max_connection_burst", count(options.max_connection_burst)),
         ("mfa_verification_interval", duration(options.mfa_verification_interval)),
+        ("pin_source_ip", options.pin_source_ip.then_some(json!(true))),
+        ("cross_device", options.cross_device.map(|is_allowed| json!(is_allowed))),
     ];
     fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }

@@ -141,7 +141,7 @@ fn the_design_s_example_is_read_whole() {
     assert!(role.deny.covers(ResourceKind::Db, &[("tier".to_owned(), "secret".to_owned())].into()));
     let Document::Resource(db) = &documents[3] else { panic!("{}", documents[3]) };
     assert_eq!((db.target.as_str(), db.ports.ranges().len()), ("10.0.0.5", 2));
-    assert_eq!((db.mfa.hold, db.mfa.scope), (Some(Hold::Hybrid), MfaScope::Port));
+    assert_eq!((db.mfa.hold, &db.mfa.scope), (Some(Hold::Hybrid), &MfaScope::Port));
     let place = documents[3].place().unwrap();
     assert_eq!((place.line, place.column), (22, 1));
 }

@@ -7,15 +7,17 @@ use portlatch_audit::{Event, EventKind};
 use portlatch_protocol::api::AccessRequest;
 use portlatch_protocol::names::Id;
 
+use super::failures::Failures;
+use crate::control::Control;
 use crate::login::limits::{Limit, Rate};
 use crate::store::logins::StoredLogin;
 
 /// Questions of one login: a browser opens some dozens of ports at once; beyond that something scans.
 const QUESTIONS: Rate = Rate { burst: 200, every: Duration::from_millis(50) };
-/// Challenges of one login: nobody taps more often than once a second for a minute.
-const CHALLENGES: Rate = Rate { burst: 60, every: Duration::from_secs(1) };
-/// Wrong answers of one login: ten, then one a minute.
-const FAILURES: Rate = Rate { burst: 10, every: Duration::from_secs(60) };
+/// Challenges of one login: ten a minute, which is more than a person is willing to answer.
+const CHALLENGES: Rate = Rate { burst: 10, every: Duration::from_secs(6) };
+/// Requests for the catalogue by one login: each waits for a change or 25 s; an agent that starts again asks at once.
+const CATALOGUES: Rate = Rate { burst: 60, every: Duration::from_secs(1) };
 /// Records of requests that one login is refused whatever it asks for: an agent that has not heard of its login's end goes
 /// on asking.
 const RECORDS: Rate = Rate { burst: 5, every: Duration::from_secs(60) };
@@ -26,15 +28,21 @@ const MAX_PROGRAM: usize = 64;
 #[derive(Debug)]
 pub struct AccessLimits {
     pub(super) questions: Limit<Id>,
-    pub(super) challenges: Limit<Id>,
-    pub(super) failures: Limit<Id>,
+    pub(crate) challenges: Limit<Id>,
+    pub(crate) catalogues: Limit<Id>,
+    pub(crate) failures: Failures,
     pub(crate) records: Limit<Id>,
 }
 
 impl Default for AccessLimits {
     fn default() -> Self {
-        let (questions, challenges) = (Limit::new(QUESTIONS), Limit::new(CHALLENGES));
-        Self { questions, challenges, failures: Limit::new(FAILURES), records: Limit::new(RECORDS) }
+        Self {
+            questions: Limit::new(QUESTIONS),
+            challenges: Limit::new(CHALLENGES),
+            catalogues: Limit::new(CATALOGUES),
+            failures: Failures::default(),
+            records: Limit::new(RECORDS),
+        }
     }
 }
 
@@ -48,27 +56,44 @@ pub struct Asker<'a> {
 }
 
 impl Asker<'_> {
-    pub(super) fn event(&self, kind: EventKind, request: &AccessRequest) -> Event {
+    /// The record of this kind: who, and from where.
+    pub(crate) fn event(&self, kind: EventKind) -> Event {
         let login = &self.login.login;
         Event {
             user: Some(login.user.clone()),
             login: Some(login.login.clone()),
             device: Some(login.device.clone()),
             client_addr: Some(self.address.to_string()),
-            resource: Some(request.resource.clone()),
-            port: Some(request.port),
-            program: request.program.as_deref().map(shown),
             ..Event::new(kind)
         }
     }
 
+    /// The record of this kind about a port.
+    pub(crate) fn about(&self, kind: EventKind, request: &AccessRequest) -> Event {
+        Event {
+            resource: Some(request.resource.clone()),
+            port: Some(request.port),
+            program: request.program.as_deref().map(shown),
+            ..self.event(kind)
+        }
+    }
+
     pub(super) fn failed(&self, kind: EventKind, request: &AccessRequest, reason: &str) -> Event {
-        Event { reason: Some(reason.to_owned()), ..self.event(kind, request) }
+        Event { reason: Some(reason.to_owned()), ..self.about(kind, request) }
+    }
+}
+
+impl Control {
+    /// Records that a request was refused because there were too many; of many of those, a few.
+    pub(crate) async fn note_limited(&self, asker: Asker<'_>, event: Event) {
+        if self.access_limits.records.take(&asker.login.login.login, self.clock.boot_time()) {
+            self.audit.note(Event { reason: Some("rate_limited".to_owned()), ..event }).await;
+        }
     }
 }
 
 /// A program's name as it may be kept: short, and without characters that act on a terminal.
-pub(super) fn shown(program: &str) -> String {
+pub(crate) fn shown(program: &str) -> String {
     let is_plain = |c: &char| {
         !c.is_control()
             && !matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

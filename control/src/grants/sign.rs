@@ -13,7 +13,6 @@ use crate::keys::Keys;
 use crate::policy::Terms;
 use crate::store::grants::StoredGrant;
 use crate::store::taps::Tap;
-use crate::webauthn::{UserVerified, amr};
 
 /// What a grant rests on.
 #[derive(Debug, Clone, Copy)]
@@ -47,7 +46,7 @@ impl GrantBounds {
         let latest = now.after(MAX_LIFETIME).seconds();
         let exp = match basis {
             Basis::NoTap => latest,
-            Basis::Tap(tap) => tap_expiry(tap.time, terms.mfa_interval).min(latest),
+            Basis::Tap(tap) => tap_expiry(tap, terms.mfa_interval).min(latest),
         };
         let session = terms.session.max_session.map_or(login_end, |length| now.after(length).min(login_end));
         Self { issued: now.seconds(), exp: exp.min(login_end.seconds()), session_end: session.seconds() }
@@ -74,9 +73,9 @@ impl GrantBounds {
             device: grant.login.device.clone(),
             resource: grant.resource.clone(),
             port: grant.port,
-            amr: tap.map(|tap| amr(tap.is_user_verified.then_some(UserVerified))).unwrap_or_default(),
+            amr: tap.map(|tap| tap.presence.amr()).unwrap_or_default(),
             auth_time: tap.map(|tap| tap.time.seconds()),
-            key_id: tap.map(|tap| tap.key_id.clone()),
+            key_id: tap.map(|tap| tap.presence.device().clone()),
             session_end: self.session_end,
             idle: terms.session.idle.map(|idle| idle.as_secs()),
             limits: terms.limits,
@@ -84,9 +83,9 @@ impl GrantBounds {
     }
 }
 
-/// When the grants of a tap end, in seconds.
-pub(super) fn tap_expiry(tap: TimeOfDay, lifetime: Duration) -> i64 {
-    tap.after(lifetime.min(MAX_LIFETIME)).seconds()
+/// When the grants of a tap end, in seconds: by what was said when it was tapped and by what is said now.
+pub(super) fn tap_expiry(tap: &Tap, interval: Duration) -> i64 {
+    tap.time.after(tap.lifetime.min(interval).min(MAX_LIFETIME)).seconds()
 }
 
 /// Signs grants with the cluster's grant key.

@@ -15,6 +15,8 @@ use crate::watch::standing::Standing;
 const PER_ADDRESS: Rate = Rate { burst: 60, every: Duration::from_secs(1) };
 /// Attempts for one user; one that succeeds is given back. Ten guesses, then six a minute.
 const PER_USER: Rate = Rate { burst: 10, every: Duration::from_secs(10) };
+/// Recovery codes of one user: people have ten, and type them slowly.
+const RECOVERY: Rate = Rate { burst: 5, every: Duration::from_secs(60) };
 /// Tunnel keys of one login: a daemon makes one at each attach.
 const TUNNELS: Rate = Rate { burst: 30, every: Duration::from_secs(10) };
 /// Keys remembered at once. When they are used up, full buckets are forgotten first; a flood of keys beyond that is
@@ -37,6 +39,7 @@ pub struct LoginLimits {
     by_user: Limit<UserName>,
     /// Names that nobody has stand apart: a flood of them must not keep users out.
     by_stranger: Limit<UserName>,
+    pub(super) by_recovery: Limit<UserName>,
     pub(super) tunnels: Limit<Id>,
 }
 
@@ -46,6 +49,7 @@ impl Default for LoginLimits {
             by_address: Limit::new(PER_ADDRESS),
             by_user: Limit::new(PER_USER),
             by_stranger: Limit::new(PER_USER),
+            by_recovery: Limit::new(RECOVERY),
             tunnels: Limit::new(TUNNELS),
         }
     }

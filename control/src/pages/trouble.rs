@@ -121,6 +121,11 @@ impl From<Denial> for Trouble {
             Denial::NotFound
             | Denial::Locked(_)
             | Denial::Policy
+            | Denial::BadCode
+            | Denial::Paused(_)
+            | Denial::CodesPaused(_)
+            | Denial::SourceAddress
+            | Denial::Refused(_)
             | Denial::RateLimited
             | Denial::BadRequest(_)
             | Denial::Unavailable => sentence(&denial.to_string()),

@@ -6,9 +6,9 @@ use portlatch_protocol::grant::{ConnectionLimits, MAX_LIFETIME};
 use portlatch_protocol::names::ResourceKind;
 use portlatch_protocol::resource::{Hold, MfaNeed};
 
-use super::{SessionLimits, Terms, takes_codes};
+use super::{SessionLimits, Terms, takes_weaker_proofs};
 use crate::documents::cluster::AuthPreference;
-use crate::documents::resource::{MfaScope, ResourceDocument};
+use crate::documents::resource::ResourceDocument;
 use crate::documents::role::{RoleDocument, RoleOptions};
 
 /// The terms for a user with these roles, of which `granting` open the port in question.
@@ -26,8 +26,10 @@ pub(super) fn settle(
     Terms {
         mfa,
         user_verification: mfa != MfaNeed::None && document.mfa.user_verification,
-        scope: document.mfa.scope,
+        scope: document.mfa.scope.clone(),
         mfa_interval: interval.unwrap_or(MAX_LIFETIME).min(MAX_LIFETIME),
+        pin_source_ip: granting.iter().any(|role| role.options.pin_source_ip),
+        cross_device: takes_weaker_proofs(document.id.kind) && allows_cross_device(granting),
         hold: hold(document),
         limits: limits(roles),
         session: SessionLimits {
@@ -42,14 +44,13 @@ impl Terms {
     /// What of the terms stands in a grant or decides how long and how far it serves, as one text. A grant that was given
     /// on other terms must be given anew. Which proof was needed is compared apart, since a grant may show more than that.
     pub fn binding(&self) -> String {
-        let Self { mfa: _, user_verification: _, scope, mfa_interval, hold: _, limits, session, rule: _ } =
-            self;
+        let Self { scope, mfa_interval, limits, session, .. } = self;
         let seconds = |length: Option<Duration>| length.map_or(-1, |it| i128::from(it.as_secs()));
-        let (interval, scope) = (mfa_interval.as_secs(), matches!(scope, MfaScope::Resource));
+        let interval = mfa_interval.as_secs();
         let (length, idle) = (seconds(session.max_session), seconds(session.idle));
         let ConnectionLimits { connections, rate, burst } = limits;
         format!(
-            "wide={scope} interval={interval} session={length} idle={idle} limits={connections}/{rate}/{burst}"
+            "scope={scope} interval={interval} session={length} idle={idle} limits={connections}/{rate}/{burst}"
         )
     }
 }
@@ -67,8 +68,14 @@ pub(super) fn mfa_need(
     }
     // A code says nothing about who typed it: where the key must know its user, codes do not count.
     let codes_count =
-        preference.allows_otp && takes_codes(document.id.kind) && !document.mfa.user_verification;
+        preference.allows_otp && takes_weaker_proofs(document.id.kind) && !document.mfa.user_verification;
     if codes_count { MfaNeed::TapOrCode } else { MfaNeed::Tap }
+}
+
+/// The most restrictive word: one yes is needed, and a no stands against every yes.
+fn allows_cross_device(granting: &[&RoleDocument]) -> bool {
+    let mut said = granting.iter().filter_map(|role| role.options.cross_device).peekable();
+    said.peek().is_some() && said.all(|is_allowed| is_allowed)
 }
 
 /// How a program waits. An RDP client times out on a SYN that is held, but waits after its first request.

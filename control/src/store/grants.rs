@@ -6,7 +6,9 @@ use portlatch_protocol::names::{Id, ResourceId};
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
+use super::taps::{presence, proof_columns};
 use super::{Store, StoreError, name, port};
+use crate::presence::Presence;
 
 /// A grant as it is kept; the signed form is never.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,10 +21,8 @@ pub struct StoredGrant {
     pub resource: ResourceId,
     /// The port.
     pub port: u16,
-    /// The security key of the tap behind it; none where no tap was needed.
-    pub key_id: Option<Id>,
-    /// Whether that key verified its user.
-    pub is_user_verified: bool,
+    /// The proof behind it; none where none was needed.
+    pub presence: Option<Presence>,
     /// When it ends.
     pub expires: TimeOfDay,
     /// The terms that it was given on ([`crate::policy::Terms::binding`]).
@@ -30,27 +30,35 @@ pub struct StoredGrant {
 }
 
 impl Store {
-    /// Keeps a grant that is about to be handed out. `false` if the login or the key behind the tap has gone: it must
-    /// not be handed out then.
+    /// Keeps a grant that is about to be handed out, on the ground of this tap. `false` if the login or the tap has gone
+    /// (with its key, or forgotten): it must not be handed out then.
     ///
     /// # Errors
     /// [`StoreError`] if the database cannot be written.
-    pub async fn add_grant(&self, grant: &StoredGrant, now: TimeOfDay) -> Result<bool, StoreError> {
+    pub async fn add_grant(
+        &self,
+        grant: &StoredGrant,
+        tap: Option<&Id>,
+        now: TimeOfDay,
+    ) -> Result<bool, StoreError> {
+        let (key, app) = grant.presence.as_ref().map_or((None, None), proof_columns);
         let done = sqlx::query(
-            "INSERT INTO grants (id, login, user, device, resource, port, key_id, user_verified, expires, terms) \
-             SELECT ?1, id, user, device, ?3, ?4, ?5, ?6, ?7, ?9 FROM logins \
+            "INSERT INTO grants (id, login, user, device, resource, port, key_id, user_verified, expires, terms, app_id) \
+             SELECT ?1, id, user, device, ?3, ?4, ?5, ?6, ?7, ?9, ?10 FROM logins \
              WHERE id = ?2 AND ended IS NULL AND expires > ?8 \
-             AND (?5 IS NULL OR EXISTS (SELECT 1 FROM credentials c WHERE c.id = ?5 AND c.user = logins.user))",
+             AND (?11 IS NULL OR EXISTS (SELECT 1 FROM taps t WHERE t.id = ?11 AND t.login = logins.id))",
         )
         .bind(grant.id.as_str())
         .bind(grant.login.login.as_str())
         .bind(grant.resource.to_string())
         .bind(i64::from(grant.port))
-        .bind(grant.key_id.as_ref().map(Id::as_str))
-        .bind(i64::from(grant.is_user_verified))
+        .bind(key)
+        .bind(i64::from(grant.presence.as_ref().is_some_and(Presence::is_user_verified)))
         .bind(grant.expires.0)
         .bind(now.0)
         .bind(&grant.terms)
+        .bind(app)
+        .bind(tap.map(Id::as_str))
         .execute(&self.writer)
         .await?;
         Ok(done.rows_affected() == 1)
@@ -62,7 +70,8 @@ impl Store {
     /// [`StoreError`] if the database cannot be read.
     pub async fn live_grants(&self, now: TimeOfDay) -> Result<Vec<StoredGrant>, StoreError> {
         let rows = sqlx::query(
-            "SELECT id, login, user, device, resource, port, key_id, user_verified, expires, terms FROM grants \
+            "SELECT id, login, user, device, resource, port, key_id, user_verified, expires, terms, app_id \
+             FROM grants \
              WHERE revoked IS NULL AND expires > ?",
         )
         .bind(now.0)
@@ -71,7 +80,7 @@ impl Store {
         rows.iter().map(read).collect()
     }
 
-    /// Logins and keys that live grants rest on and that have gone.
+    /// Live grants whose login, key or app has gone.
     ///
     /// # Errors
     /// [`StoreError`] if the database cannot be read.
@@ -79,7 +88,8 @@ impl Store {
         let rows = sqlx::query(
             "SELECT id FROM grants g WHERE revoked IS NULL AND expires > ?1 AND (\
              NOT EXISTS (SELECT 1 FROM logins l WHERE l.id = g.login AND l.ended IS NULL) \
-             OR (g.key_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM credentials c WHERE c.id = g.key_id)))",
+             OR (g.key_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM credentials c WHERE c.id = g.key_id)) \
+             OR (g.app_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM apps a WHERE a.id = g.app_id)))",
         )
         .bind(now.0)
         .fetch_all(&self.readers)
@@ -104,6 +114,22 @@ impl Store {
         Ok(())
     }
 
+    /// Live grants of a login that rest on a proof of presence.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the database cannot be read.
+    pub async fn grants_with_presence(&self, login: &Id, now: TimeOfDay) -> Result<Vec<Id>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT id FROM grants WHERE login = ? AND revoked IS NULL AND expires > ? \
+             AND (key_id IS NOT NULL OR app_id IS NOT NULL)",
+        )
+        .bind(login.as_str())
+        .bind(now.0)
+        .fetch_all(&self.readers)
+        .await?;
+        rows.iter().map(|row| name(row.try_get(0)?, "grant")).collect()
+    }
+
     /// Grants that were revoked and have not ended, with their end.
     ///
     /// # Errors
@@ -123,15 +149,12 @@ fn read(row: &SqliteRow) -> Result<StoredGrant, StoreError> {
         user: name(row.try_get(2)?, "user name")?,
         device: name(row.try_get(3)?, "device name")?,
     };
-    let key_id: Option<&str> = row.try_get(6)?;
-    let verified: i64 = row.try_get(7)?;
     Ok(StoredGrant {
         id: name(row.try_get(0)?, "grant")?,
         login,
         resource: name(row.try_get(4)?, "resource")?,
         port: port(row.try_get(5)?)?,
-        key_id: key_id.map(|id| name(id, "key name")).transpose()?,
-        is_user_verified: verified != 0,
+        presence: presence((row.try_get(6)?, row.try_get(10)?), row.try_get(7)?)?,
         expires: TimeOfDay(row.try_get(8)?),
         terms: row.try_get(9)?,
     })

@@ -1,5 +1,7 @@
 //! Logins, and the tunnel keys that were certified for them.
 
+use std::net::IpAddr;
+
 use portlatch_clock::TimeOfDay;
 use portlatch_protocol::identity::Login;
 use portlatch_protocol::names::{DeviceName, Id, UserName};
@@ -23,6 +25,8 @@ pub struct NewLogin<'a> {
     pub device: &'a DeviceName,
     /// The login key's SubjectPublicKeyInfo.
     pub spki: &'a [u8],
+    /// From where it is made.
+    pub address: IpAddr,
     /// When it ends.
     pub expires: TimeOfDay,
 }
@@ -34,13 +38,15 @@ pub struct StoredLogin {
     pub login: Login,
     /// The login key's SubjectPublicKeyInfo.
     pub spki: Vec<u8>,
+    /// From where it was made; unknown of one that an older version made.
+    pub address: Option<IpAddr>,
     /// When it ends by itself.
     pub expires: TimeOfDay,
     /// When it was ended before that.
     pub ended: Option<TimeOfDay>,
 }
 
-const COLUMNS_OF: &str = "SELECT id, user, device, spki, expires, ended FROM logins WHERE id = ?";
+const COLUMNS_OF: &str = "SELECT id, user, device, spki, expires, ended, address FROM logins WHERE id = ?";
 
 impl Store {
     /// Keeps a login that this security key was tapped for. `false` if the key, or its user, has gone meanwhile.
@@ -54,8 +60,8 @@ impl Store {
         now: TimeOfDay,
     ) -> Result<bool, StoreError> {
         let done = sqlx::query(
-            "INSERT INTO logins (id, user, device, spki, created, expires) \
-             SELECT ?1, user, ?2, ?3, ?4, ?5 FROM credentials WHERE id = ?6 AND user = ?7",
+            "INSERT INTO logins (id, user, device, spki, created, expires, address) \
+             SELECT ?1, user, ?2, ?3, ?4, ?5, ?8 FROM credentials WHERE id = ?6 AND user = ?7",
         )
         .bind(login.id.as_str())
         .bind(login.device.as_str())
@@ -64,9 +70,44 @@ impl Store {
         .bind(login.expires.0)
         .bind(key.as_str())
         .bind(login.user.as_str())
+        .bind(login.address.to_string())
         .execute(&self.writer)
         .await?;
         Ok(done.rows_affected() == 1)
+    }
+
+    /// Keeps a login that this recovery code of its user was given for, and uses the code up. The number of codes that are
+    /// left; none if the user has no such code, or it was used.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the database cannot be written.
+    pub async fn add_login_by_recovery(
+        &self,
+        login: &NewLogin<'_>,
+        code: &[u8; 32],
+        now: TimeOfDay,
+    ) -> Result<Option<u32>, StoreError> {
+        let mut transaction = self.writer.begin().await?;
+        // Finding and using up are one statement: of any number of attempts one gets the row.
+        let used = sqlx::query(
+            "UPDATE recovery_codes SET used = ? WHERE hash = ? AND user = ? AND used IS NULL RETURNING user",
+        )
+        .bind(now.0)
+        .bind(code.as_slice())
+        .bind(login.user.as_str())
+        .fetch_optional(&mut *transaction)
+        .await?;
+        if used.is_none() {
+            return Ok(None);
+        }
+        let left = sqlx::query("SELECT COUNT(*) FROM recovery_codes WHERE user = ? AND used IS NULL")
+            .bind(login.user.as_str())
+            .fetch_one(&mut *transaction)
+            .await?;
+        let left: i64 = left.try_get(0)?;
+        insert_login(&mut transaction, login, now).await?;
+        transaction.commit().await?;
+        u32::try_from(left).map(Some).map_err(|_| StoreError::Unreadable("number of codes"))
     }
 
     /// The login of this name, ended or not.
@@ -154,15 +195,18 @@ pub(super) async fn insert_login(
     login: &NewLogin<'_>,
     now: TimeOfDay,
 ) -> Result<(), StoreError> {
-    sqlx::query("INSERT INTO logins (id, user, device, spki, created, expires) VALUES (?, ?, ?, ?, ?, ?)")
-        .bind(login.id.as_str())
-        .bind(login.user.as_str())
-        .bind(login.device.as_str())
-        .bind(login.spki)
-        .bind(now.0)
-        .bind(login.expires.0)
-        .execute(connection)
-        .await?;
+    sqlx::query(
+        "INSERT INTO logins (id, user, device, spki, created, expires, address) VALUES (?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(login.id.as_str())
+    .bind(login.user.as_str())
+    .bind(login.device.as_str())
+    .bind(login.spki)
+    .bind(now.0)
+    .bind(login.expires.0)
+    .bind(login.address.to_string())
+    .execute(connection)
+    .await?;
     Ok(())
 }
 
@@ -173,9 +217,11 @@ fn read(row: &SqliteRow) -> Result<StoredLogin, StoreError> {
         device: name(row.try_get(2)?, "device name")?,
     };
     let ended: Option<i64> = row.try_get(5)?;
+    let address: Option<&str> = row.try_get(6)?;
     Ok(StoredLogin {
         login,
         spki: row.try_get(3)?,
+        address: address.map(|address| name(address, "address")).transpose()?,
         expires: TimeOfDay(row.try_get(4)?),
         ended: ended.map(TimeOfDay),
     })

@@ -127,9 +127,11 @@ impl Standing {
         match self.evaluate(&grant.login, &grant.resource, grant.port, now) {
             Verdict::Refused { .. } => false,
             Verdict::Allowed(terms) => {
-                terms.binding() == grant.terms
-                    && (terms.mfa == MfaNeed::None || grant.key_id.is_some())
-                    && (!terms.user_verification || grant.is_user_verified)
+                let is_proved = match &grant.presence {
+                    Some(presence) => presence.shortfall(&terms).is_none(),
+                    None => terms.mfa == MfaNeed::None,
+                };
+                is_proved && terms.binding() == grant.terms
             }
         }
     }

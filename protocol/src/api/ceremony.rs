@@ -1,6 +1,6 @@
 //! Ceremonies: what one proof of presence is for, how it can be given, and what comes of it.
 
-use super::{AccessRequest, IssuedGrant, Secret};
+use super::{AccessRequest, ClientDataContext, IssuedGrant, Secret};
 use crate::names::{Id, ResourceId};
 use crate::thumbprint::Thumbprint;
 
@@ -54,6 +54,12 @@ pub struct ExecTarget {
     pub port: u16,
 }
 
+impl std::fmt::Display for ExecTarget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.resource, self.port)
+    }
+}
+
 /// A change of what proves the user's presence.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case", tag = "change")]
@@ -83,6 +89,36 @@ pub enum DeviceChange {
     },
     /// Ten new recovery codes in place of the old ones.
     RecoveryCodes,
+}
+
+impl std::fmt::Display for DeviceChange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::AddKey { name } => write!(f, "add the key {name:?}"),
+            Self::AddApp { name } => write!(f, "add the app {name:?}"),
+            Self::Remove { device } => write!(f, "remove {device}"),
+            Self::Rename { device, name } => write!(f, "rename {device} to {name:?}"),
+            Self::RecoveryCodes => f.write_str("make new recovery codes"),
+        }
+    }
+}
+
+impl CeremonyPurpose {
+    /// What the person is shown of it, as agent and control put it into and compare it with `clientDataJSON`.
+    pub fn context(&self, login: &Id) -> ClientDataContext {
+        let login = login.clone();
+        match self {
+            Self::Open(AccessRequest { resource, port, .. }) => {
+                ClientDataContext::Open { resource: resource.clone(), port: *port, login }
+            }
+            Self::Exec(exec) => {
+                let mut targets = exec.targets.clone();
+                targets.sort();
+                ClientDataContext::Exec { targets, login }
+            }
+            Self::ManageDevices(change) => ClientDataContext::ManageDevices { change: change.clone(), login },
+        }
+    }
 }
 
 /// The answer to a ceremony: one proof of presence.

@@ -85,7 +85,7 @@ async fn a_login_is_not_kept_for_a_key_that_went_in_between() {
     let (id, now) = (random_id(), scene.clock.time_of_day());
     let device = "laptop".parse().unwrap();
     let expires = now.after(Duration::from_secs(3600));
-    let login = NewLogin { id: &id, user: &user, device: &device, spki: &[], expires };
+    let login = NewLogin { id: &id, user: &user, device: &device, spki: &[], address: ADDRESS, expires };
     assert!(!scene.control.store.add_login(&login, &key, now).await.unwrap());
     assert!(scene.control.store.login(&id).await.unwrap().is_none());
 }

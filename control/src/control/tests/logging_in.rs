@@ -160,7 +160,14 @@ async fn one_token_presented_fifty_times_at_once_enrols_once() {
                 let credential =
                     NewCredential { id: &key_id, user, name: "key", kind, security_key: &security_key };
                 let expires = now.after(Duration::from_secs(60));
-                let login = Some(NewLogin { id: &login, user, device: &device, spki: &[], expires });
+                let login = Some(NewLogin {
+                    id: &login,
+                    user,
+                    device: &device,
+                    spki: &[],
+                    address: ADDRESS,
+                    expires,
+                });
                 let enrolment = Enrolment { token_hash: &hash, password_hash: "x", credential, login };
                 store.enrol(&enrolment, now).await.unwrap()
             })

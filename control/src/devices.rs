@@ -1,0 +1,313 @@
+//! A user's own keys, authenticator apps and recovery codes: seen at any time, changed after a fresh tap.
+//!
+//! ```text
+//! add a key or app ──► tap ──► what the new one must answer ──► its answer ──► enrolled
+//! remove, rename, new recovery codes ──► tap ──► done
+//! ```
+//!
+//! A code proves nothing here: whoever sees one over a shoulder must not be able to add a key.
+
+use portlatch_audit::{Event, EventKind};
+use portlatch_protocol::api::Secret;
+use portlatch_protocol::api::ceremony::{
+    CeremonyOutcome, CeremonyPurpose, DeviceChange, DeviceProof, MfaDevice, MfaDeviceKind, MfaDevices,
+};
+use portlatch_protocol::names::{Id, UserName};
+use zeroize::Zeroizing;
+
+use crate::api::problem::Denial;
+use crate::ceremony::{Challenge, LIFETIME, NewDevice, NewDevicePurpose, Owner, Purpose};
+use crate::codes::{self, MAX_APPS, app, recovery};
+use crate::control::{Control, random_id};
+use crate::grants::Asker;
+use crate::presence::Presence;
+use crate::proving::Demand;
+use crate::store::apps::NewApp;
+use crate::store::credentials::{CredentialKind, NewCredential};
+use crate::store::devices::Removed;
+use crate::webauthn::KeyError;
+
+/// Keys of one user: each is named in every challenge.
+pub const MAX_KEYS: usize = 20;
+/// Longest name of a key or app, in characters: fits a line of a table.
+pub const MAX_DEVICE_NAME: usize = 64;
+/// First codes of a new app that may be wrong: people mistype, and clocks are off.
+const FIRST_CODES: u32 = 5;
+
+impl Control {
+    /// The user's keys and apps.
+    ///
+    /// # Errors
+    /// [`Denial::Unavailable`].
+    pub async fn mfa_devices(&self, user: &UserName) -> Result<MfaDevices, Denial> {
+        let devices = self.store.mfa_devices(user).await?;
+        Ok(MfaDevices { devices, recovery_codes: self.store.recovery_codes_left(user).await? })
+    }
+
+    /// Whether a change can be made at all, before anybody is asked to tap for it.
+    pub(crate) async fn demand_of_change(
+        &self,
+        asker: Asker<'_>,
+        change: &DeviceChange,
+    ) -> Result<Demand, Denial> {
+        let devices = self.store.mfa_devices(&asker.login.login.user).await?;
+        let is_there = |id: &Id| devices.iter().any(|device| device.id == *id);
+        let apps = devices.iter().filter(|device| device.kind == MfaDeviceKind::App).count();
+        let keys = devices.len() - apps;
+        let bad = |message: &str| Err(Denial::BadRequest(message.to_owned()));
+        match change {
+            DeviceChange::AddKey { name } | DeviceChange::AddApp { name } => check_name(name)?,
+            DeviceChange::Rename { name, .. } => check_name(name)?,
+            DeviceChange::Remove { .. } | DeviceChange::RecoveryCodes => {}
+        }
+        match change {
+            DeviceChange::AddKey { .. } if keys >= MAX_KEYS => {
+                bad("you have as many keys as one can have: remove one first")
+            }
+            DeviceChange::AddApp { .. } if !self.hub.now().world.allows_otp() => {
+                bad("codes are not taken in this cluster: use a security key")
+            }
+            DeviceChange::AddApp { .. } if apps >= usize::try_from(MAX_APPS).unwrap_or(usize::MAX) => {
+                bad("you have as many apps as one can have: remove one first")
+            }
+            DeviceChange::Remove { device } | DeviceChange::Rename { device, .. } if !is_there(device) => {
+                bad("you have no such key or app: `portlatch mfa ls` shows them")
+            }
+            DeviceChange::Remove { device } if keys == 1 && !is_app(&devices, device) => bad(LAST_KEY),
+            DeviceChange::AddKey { .. }
+            | DeviceChange::AddApp { .. }
+            | DeviceChange::Remove { .. }
+            | DeviceChange::Rename { .. }
+            | DeviceChange::RecoveryCodes => Ok(Demand::KEY),
+        }
+    }
+
+    /// Makes a change that a fresh tap was given for.
+    pub(crate) async fn conclude_change(
+        &self,
+        asker: Asker<'_>,
+        change: &DeviceChange,
+        presence: Presence,
+    ) -> Result<CeremonyOutcome, Denial> {
+        let wanted = CeremonyPurpose::ManageDevices(change.clone());
+        if matches!(presence, Presence::Code { .. }) {
+            self.answer_failed(asker, &wanted, "code_not_allowed").await;
+            return Err(Denial::BadAssertion);
+        }
+        self.demand_of_change(asker, change).await?;
+        let ok = crate::ceremony::purpose::about(&wanted, asker.event(EventKind::MfaOk));
+        self.audit.write(presence.on(ok)).await?;
+        match change {
+            DeviceChange::AddKey { name } => self.begin_new_key(asker, name).await,
+            DeviceChange::AddApp { name } => self.begin_new_app(asker, name).await,
+            DeviceChange::Remove { device } => self.remove_device(asker, device).await,
+            DeviceChange::Rename { device, name } => self.rename_device(asker, device, name).await,
+            DeviceChange::RecoveryCodes => self.new_recovery_codes(asker).await,
+        }
+    }
+
+    async fn begin_new_key(&self, asker: Asker<'_>, name: &str) -> Result<CeremonyOutcome, Denial> {
+        let user = &asker.login.login.user;
+        let secrets = self.store.user_secrets(user).await?.ok_or(Denial::LoginEnded)?;
+        let known = self.store.credentials(user).await?;
+        let begun = self.relying_party.begin_enrolment(user, secrets.handle, &known);
+        let (options, state) = begun.map_err(|error| {
+            tracing::error!(%error, "an enrolment could not be begun");
+            Denial::Unavailable
+        })?;
+        let ceremony = self.open_enrolment(asker, name, NewDevice::Key(Box::new(state))).await?;
+        Ok(CeremonyOutcome::EnrolKey { ceremony, options, expires_in: LIFETIME.as_secs() })
+    }
+
+    async fn begin_new_app(&self, asker: Asker<'_>, name: &str) -> Result<CeremonyOutcome, Denial> {
+        let secret = app::new_secret();
+        let uri = app::uri(self.cluster(), &asker.login.login.user, &secret).ok_or(Denial::Unavailable)?;
+        let device = NewDevice::App { secret, tries: FIRST_CODES };
+        let ceremony = self.open_enrolment(asker, name, device).await?;
+        let uri = Secret(uri.to_string());
+        Ok(CeremonyOutcome::EnrolApp { ceremony, uri, expires_in: LIFETIME.as_secs() })
+    }
+
+    async fn open_enrolment(&self, asker: Asker<'_>, name: &str, device: NewDevice) -> Result<Id, Denial> {
+        let (login, now, ceremony) = (&asker.login.login, self.clock.boot_time(), random_id());
+        let purpose = NewDevicePurpose { login: login.clone(), name: name.to_owned(), device };
+        let challenge = Challenge {
+            owner: Owner::Login(login.login.clone()),
+            purpose: Purpose::NewDevice(Box::new(purpose)),
+            address: asker.address,
+            expires: now + LIFETIME,
+        };
+        let displaced = self.ceremonies.insert(ceremony.clone(), challenge, now)?;
+        self.note_ended(displaced, "displaced").await;
+        Ok(ceremony)
+    }
+
+    /// Ends the enrolment of a key or app with its first answer.
+    ///
+    /// # Errors
+    /// A [`Denial`]. The enrolment is over, unless it was a code that was typed wrongly.
+    pub async fn finish_enrolment(
+        &self,
+        asker: Asker<'_>,
+        ceremony: &Id,
+        proof: &DeviceProof,
+    ) -> Result<MfaDevice, Denial> {
+        let (login, now) = (&asker.login.login.login, self.clock.boot_time());
+        let Some(mut challenge) = self.ceremonies.take_new_device(ceremony, login, now) else {
+            let ended = Some("ceremony_ended".to_owned());
+            self.audit.note(Event { reason: ended, ..asker.event(EventKind::MfaFail) }).await;
+            return Err(Denial::CeremonyEnded);
+        };
+        let Purpose::NewDevice(new) = &mut challenge.purpose else { return Err(Denial::CeremonyEnded) };
+        match (&mut new.device, proof) {
+            (NewDevice::Key(state), DeviceProof::Key { credential }) => {
+                match self.relying_party.finish_enrolment(credential, state) {
+                    Ok(key) => self.keep_key(asker, &new.name, &key).await,
+                    Err(error) => Err(self.enrolment_failed(challenge, &error.to_string()).await),
+                }
+            }
+            (NewDevice::App { secret, tries }, DeviceProof::Code { code }) => {
+                let typed = app::TypedCode::read(&code.0);
+                let now = self.clock.time_of_day();
+                let step = typed.and_then(|typed| app::matching_step(secret, &typed, now));
+                if let Some(step) = step {
+                    return self.keep_app(asker, &new.name, secret, step).await;
+                }
+                *tries = tries.saturating_sub(1);
+                if *tries == 0 {
+                    self.enrolment_failed(challenge, "code_wrong").await;
+                } else {
+                    self.ceremonies.give_back(ceremony.clone(), challenge);
+                }
+                Err(Denial::BadCode)
+            }
+            (NewDevice::Key(_), DeviceProof::Code { .. })
+            | (NewDevice::App { .. }, DeviceProof::Key { .. }) => {
+                Err(self.enrolment_failed(challenge, "malformed").await)
+            }
+        }
+    }
+
+    async fn enrolment_failed(&self, challenge: Challenge, reason: &str) -> Denial {
+        self.note_ended(vec![challenge], reason).await;
+        Denial::BadAssertion
+    }
+
+    async fn keep_key(
+        &self,
+        asker: Asker<'_>,
+        name: &str,
+        security_key: &webauthn_rs::prelude::SecurityKey,
+    ) -> Result<MfaDevice, Denial> {
+        let (user, id, now) = (&asker.login.login.user, random_id(), self.clock.time_of_day());
+        // What is not in the audit did not happen: it is written first.
+        self.audit.write(device_event(asker, EventKind::DeviceAdd, &id, name)).await?;
+        let kind = CredentialKind::SecurityKey;
+        let credential = NewCredential { id: &id, user, name, kind, security_key };
+        if !self.store.add_credential(&credential, now).await? {
+            let reason = Some(KeyError::EnrolledAlready.to_string());
+            let event = device_event(asker, EventKind::DeviceAdd, &id, name);
+            self.audit.note(Event { reason, ..event }).await;
+            return Err(Denial::BadAssertion);
+        }
+        self.device(user, &id).await
+    }
+
+    async fn keep_app(
+        &self,
+        asker: Asker<'_>,
+        name: &str,
+        secret: &Zeroizing<Vec<u8>>,
+        step: u64,
+    ) -> Result<MfaDevice, Denial> {
+        let (user, id, now) = (&asker.login.login.user, random_id(), self.clock.time_of_day());
+        let sealed = self.keys.seal(&codes::seal_purpose(user, &id), secret).map_err(|error| {
+            tracing::error!(%error, "an app's secret could not be sealed");
+            Denial::Unavailable
+        })?;
+        self.audit.write(device_event(asker, EventKind::DeviceAdd, &id, name)).await?;
+        let app = NewApp { id: &id, user, name, secret: &sealed, step };
+        if !self.store.add_app(&app, MAX_APPS, now).await? {
+            let reason = Some("too_many".to_owned());
+            let event = device_event(asker, EventKind::DeviceAdd, &id, name);
+            self.audit.note(Event { reason, ..event }).await;
+            return Err(Denial::RateLimited);
+        }
+        self.device(user, &id).await
+    }
+
+    async fn device(&self, user: &UserName, id: &Id) -> Result<MfaDevice, Denial> {
+        let devices = self.store.mfa_devices(user).await?;
+        devices.into_iter().find(|device| device.id == *id).ok_or(Denial::Unavailable)
+    }
+
+    /// Taps, grants and challenges that rest on it are over at once.
+    async fn remove_device(&self, asker: Asker<'_>, device: &Id) -> Result<CeremonyOutcome, Denial> {
+        let user = &asker.login.login.user;
+        let name = self.device(user, device).await?.name;
+        self.audit.write(device_event(asker, EventKind::DeviceRemove, device, &name)).await?;
+        match self.store.remove_device(device, user).await? {
+            Removed::Yes => {}
+            // Another request was faster.
+            Removed::Unknown => return Err(Denial::NotFound),
+            Removed::LastKey => {
+                let reason = Some("last_key".to_owned());
+                let event = device_event(asker, EventKind::DeviceRemove, device, &name);
+                self.audit.note(Event { reason, ..event }).await;
+                return Err(Denial::BadRequest(LAST_KEY.to_owned()));
+            }
+        }
+        self.note_ended(self.ceremonies.forget_user(user), "device_removed").await;
+        self.settle().await;
+        Ok(CeremonyOutcome::Done)
+    }
+
+    async fn rename_device(
+        &self,
+        asker: Asker<'_>,
+        device: &Id,
+        name: &str,
+    ) -> Result<CeremonyOutcome, Denial> {
+        self.audit.write(device_event(asker, EventKind::DeviceRename, device, name)).await?;
+        match self.store.rename_device(device, &asker.login.login.user, name).await? {
+            true => Ok(CeremonyOutcome::Done),
+            false => Err(Denial::NotFound),
+        }
+    }
+
+    async fn new_recovery_codes(&self, asker: Asker<'_>) -> Result<CeremonyOutcome, Denial> {
+        let user = &asker.login.login.user;
+        let codes = recovery::new_codes();
+        let hash = |code: &Zeroizing<String>| {
+            recovery::hash(&self.keys, user, code).expect("a code of ours has the form of one")
+        };
+        let hashes: Vec<_> = codes.iter().map(hash).collect();
+        self.audit.write(asker.event(EventKind::DeviceCodes)).await?;
+        if !self.store.replace_recovery_codes(user, &hashes).await? {
+            return Err(Denial::LoginEnded);
+        }
+        let codes = codes.iter().map(|code| Secret(code.to_string())).collect();
+        Ok(CeremonyOutcome::RecoveryCodes { codes })
+    }
+}
+
+const LAST_KEY: &str = "this is your last key, and without one there is no way in: add another one first";
+
+fn is_app(devices: &[MfaDevice], id: &Id) -> bool {
+    devices.iter().any(|device| device.id == *id && device.kind == MfaDeviceKind::App)
+}
+
+fn device_event(asker: Asker<'_>, kind: EventKind, device: &Id, name: &str) -> Event {
+    Event { key_id: Some(device.clone()), detail: Some(name.to_owned()), ..asker.event(kind) }
+}
+
+/// A name that can stand in a line of a table.
+fn check_name(name: &str) -> Result<(), Denial> {
+    let is_shown = crate::grants::shown(name) == name;
+    match is_shown && !name.trim().is_empty() && name.chars().count() <= MAX_DEVICE_NAME {
+        true => Ok(()),
+        false => Err(Denial::BadRequest(format!(
+            "a key's or app's name has 1 to {MAX_DEVICE_NAME} characters, all of which can be seen"
+        ))),
+    }
+}

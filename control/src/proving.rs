@@ -1,0 +1,247 @@
+//! Proofs of presence: from "what does this need?" to what it brings.
+//!
+//! ```text
+//! begin ──► policy looked at ──► a challenge, bound to login and all that its purpose names
+//! finish ─► taken ─► the proof verified ─► concluded: policy looked at again, and what was wanted done
+//! ```
+//!
+//! Three purposes: opening one port ([`open`]), one command on several resources ([`exec`]), a change of the user's own
+//! keys and apps ([`crate::devices`]). However a presence was proved, `conclude` is the one way from there.
+
+use portlatch_audit::{Event, EventKind};
+use portlatch_protocol::api::ceremony::{
+    BrowserOffer, CeremonyOutcome, CeremonyPurpose, CeremonyRequest, PresenceProof,
+};
+use portlatch_protocol::api::{AccessRequest, Ceremony};
+use portlatch_protocol::names::Id;
+
+use crate::api::problem::Denial;
+use crate::ceremony::purpose::about;
+use crate::ceremony::{Challenge, Codes, LIFETIME, Owner, ProofPurpose, Purpose};
+use crate::codes::{CodeError, Next};
+use crate::control::{Control, random_id};
+use crate::grants::failures::Consequence;
+use crate::grants::{Asker, shown};
+use crate::presence::Presence;
+use crate::webauthn::{ExpectedTap, KeyError, TapStrength};
+
+mod exec;
+mod open;
+
+/// What a proof must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Demand {
+    /// How much a key must do.
+    pub(crate) strength: TapStrength,
+    /// Whether a code does as well.
+    pub(crate) codes: Codes,
+}
+
+impl Demand {
+    /// A key, tapped.
+    pub(crate) const KEY: Self = Self { strength: TapStrength::Presence, codes: Codes::Refused };
+}
+
+impl Control {
+    /// Makes the challenge for a proof of presence.
+    ///
+    /// # Errors
+    /// A [`Denial`].
+    pub async fn begin_ceremony(
+        &self,
+        asker: Asker<'_>,
+        request: &CeremonyRequest,
+    ) -> Result<Ceremony, Denial> {
+        let (login, now) = (&asker.login.login, self.clock.boot_time());
+        let wanted = comparable(&request.purpose);
+        self.refuse_if_paused(asker, &wanted).await?;
+        if !self.access_limits.challenges.take(&login.login, now) {
+            self.note_limited(asker, about(&wanted, asker.event(EventKind::AccessDenied))).await;
+            return Err(Denial::RateLimited);
+        }
+        let demand = self.demand(asker, &wanted).await?;
+        let keys = self.store.credentials(&login.user).await?;
+        let begun = self.relying_party.begin_tap(&keys, demand.strength);
+        let (options, state) = begun.map_err(|_| Denial::BadAssertion)?;
+        let codes = match demand.codes == Codes::Taken && self.has_app(&login.user).await? {
+            true => Codes::Taken,
+            false => Codes::Refused,
+        };
+        let proof = ProofPurpose { login: login.clone(), wanted, codes, state };
+        self.audit.write(about(&proof.wanted, asker.event(EventKind::MfaChallenge))).await?;
+        let ceremony = random_id();
+        let challenge = Challenge {
+            owner: Owner::Login(login.login.clone()),
+            purpose: Purpose::Proof(Box::new(proof)),
+            address: asker.address,
+            expires: now + LIFETIME,
+        };
+        let displaced = self.ceremonies.insert(ceremony.clone(), challenge, now)?;
+        self.note_ended(displaced, "displaced").await;
+        let (expires_in, code_allowed) = (LIFETIME.as_secs(), codes == Codes::Taken);
+        Ok(Ceremony { ceremony, options, expires_in, code_allowed, browser: None::<BrowserOffer> })
+    }
+
+    /// What is asked for, by the policy of this moment; what it refuses is on the record.
+    async fn demand(&self, asker: Asker<'_>, wanted: &CeremonyPurpose) -> Result<Demand, Denial> {
+        match wanted {
+            CeremonyPurpose::Open(open) => self.demand_of_open(asker, open).await,
+            CeremonyPurpose::Exec(exec) => self.demand_of_exec(asker, exec).await,
+            CeremonyPurpose::ManageDevices(change) => self.demand_of_change(asker, change).await,
+        }
+    }
+
+    /// Ends a ceremony: takes the challenge, verifies the proof, and does what was wanted.
+    ///
+    /// # Errors
+    /// A [`Denial`]. The ceremony is over whatever happens.
+    pub async fn finish_ceremony(
+        &self,
+        asker: Asker<'_>,
+        ceremony: &Id,
+        proof: &PresenceProof,
+    ) -> Result<CeremonyOutcome, Denial> {
+        // Taken before anything is verified: no path below can give it a second answer.
+        let (login, now) = (&asker.login.login, self.clock.boot_time());
+        let Some((purpose, _)) = self.ceremonies.take_proof(ceremony, &login.login, now) else {
+            let ended = Some("ceremony_ended".to_owned());
+            self.audit.note(Event { reason: ended, ..asker.event(EventKind::MfaFail) }).await;
+            return Err(Denial::CeremonyEnded);
+        };
+        self.refuse_if_paused(asker, &purpose.wanted).await?;
+        let presence = self.verify_proof(asker, &purpose, proof).await?;
+        self.conclude(asker, &purpose.wanted, presence).await
+    }
+
+    /// Does what was wanted, now that somebody was shown to be there.
+    pub(crate) async fn conclude(
+        &self,
+        asker: Asker<'_>,
+        wanted: &CeremonyPurpose,
+        presence: Presence,
+    ) -> Result<CeremonyOutcome, Denial> {
+        match wanted {
+            CeremonyPurpose::Open(open) => self.conclude_open(asker, open, presence).await,
+            CeremonyPurpose::Exec(exec) => self.conclude_exec(asker, exec, presence).await,
+            CeremonyPurpose::ManageDevices(change) => self.conclude_change(asker, change, presence).await,
+        }
+    }
+
+    async fn verify_proof(
+        &self,
+        asker: Asker<'_>,
+        purpose: &ProofPurpose,
+        proof: &PresenceProof,
+    ) -> Result<Presence, Denial> {
+        match proof {
+            PresenceProof::Key { credential } => self.verify_key(asker, purpose, credential).await,
+            PresenceProof::Code { code } => {
+                if purpose.codes == Codes::Refused {
+                    self.answer_failed(asker, &purpose.wanted, "code_not_allowed").await;
+                    return Err(Denial::BadCode);
+                }
+                self.verify_typed(asker, purpose, code).await
+            }
+            PresenceProof::Browser(_) => {
+                self.answer_failed(asker, &purpose.wanted, "no_browser").await;
+                Err(Denial::BadAssertion)
+            }
+        }
+    }
+
+    async fn verify_key(
+        &self,
+        asker: Asker<'_>,
+        purpose: &ProofPurpose,
+        credential: &serde_json::Value,
+    ) -> Result<Presence, Denial> {
+        let context = purpose.wanted.context(&purpose.login.login);
+        let user = &purpose.login.user;
+        let expected = ExpectedTap { user, state: &purpose.state, context: Some(&context) };
+        let now = self.clock.time_of_day();
+        match self.relying_party.finish_tap(credential, &expected, &self.store, now).await {
+            Ok(tap) => Ok(Presence::Tap(tap)),
+            Err(KeyError::Store(error)) => Err(error.into()),
+            Err(error) => {
+                self.answer_failed(asker, &purpose.wanted, &error.to_string()).await;
+                Err(Denial::BadAssertion)
+            }
+        }
+    }
+
+    async fn verify_typed(
+        &self,
+        asker: Asker<'_>,
+        purpose: &ProofPurpose,
+        code: &portlatch_protocol::api::Secret,
+    ) -> Result<Presence, Denial> {
+        let (error, next) = match self.verify_code(&purpose.login.user, code).await {
+            Ok(app) => return Ok(Presence::Code { app }),
+            Err((CodeError::Store(error), _)) => return Err(error.into()),
+            Err(refused) => refused,
+        };
+        self.answer_failed(asker, &purpose.wanted, &error.to_string()).await;
+        if next == Next::Paused {
+            let detail = Some("codes".to_owned());
+            self.audit.note(Event { detail, ..asker.event(EventKind::MfaLock) }).await;
+        }
+        Err(match error {
+            CodeError::Paused(left) => Denial::CodesPaused(left),
+            CodeError::Wrong | CodeError::Replayed | CodeError::NoApp | CodeError::Store(_) => {
+                Denial::BadCode
+            }
+        })
+    }
+
+    /// Counts and records a proof that was none; one too many pauses the login's proofs.
+    pub(crate) async fn answer_failed(&self, asker: Asker<'_>, wanted: &CeremonyPurpose, reason: &str) {
+        let (login, now) = (&asker.login.login.login, self.clock.boot_time());
+        let reason = Some(reason.to_owned());
+        self.audit.note(Event { reason, ..about(wanted, asker.event(EventKind::MfaFail)) }).await;
+        if self.access_limits.failures.count(login, now) == Consequence::Paused {
+            self.audit.note(asker.event(EventKind::MfaLock)).await;
+            self.note_ended(self.ceremonies.forget_login(login), "paused").await;
+        }
+    }
+
+    async fn refuse_if_paused(&self, asker: Asker<'_>, wanted: &CeremonyPurpose) -> Result<(), Denial> {
+        let (login, now) = (&asker.login.login.login, self.clock.boot_time());
+        let Some(left) = self.access_limits.failures.pause(login, now) else { return Ok(()) };
+        self.note_limited(asker, about(wanted, asker.event(EventKind::MfaFail))).await;
+        Err(Denial::Paused(left))
+    }
+
+    /// Login, key, app or tap have gone since the request was let in.
+    pub(crate) async fn ground_gone(&self, asker: Asker<'_>, event: Event) -> Denial {
+        let (reason, denial) = match self.store.login(&asker.login.login.login).await {
+            Ok(Some(login)) if login.ended.is_none() => ("proof_gone", Denial::CeremonyEnded),
+            Ok(_) => ("login_ended", Denial::LoginEnded),
+            Err(error) => return error.into(),
+        };
+        self.audit.note(Event { reason: Some(reason.to_owned()), ..event }).await;
+        denial
+    }
+
+    /// Forgets a ceremony that the person denied.
+    pub async fn cancel_ceremony(&self, asker: Asker<'_>, ceremony: &Id) {
+        let (login, now) = (&asker.login.login.login, self.clock.boot_time());
+        let Some(challenge) = self.ceremonies.take_cancelled(ceremony, login, now) else { return };
+        self.note_ended(vec![challenge], "cancelled").await;
+    }
+}
+
+/// What is wanted, in the form in which it is compared and kept.
+fn comparable(wanted: &CeremonyPurpose) -> CeremonyPurpose {
+    let mut wanted = wanted.clone();
+    match &mut wanted {
+        CeremonyPurpose::Open(AccessRequest { program, .. }) => {
+            *program = program.as_deref().map(shown);
+        }
+        CeremonyPurpose::Exec(exec) => {
+            exec.targets.sort();
+            exec.program = exec.program.as_deref().map(shown);
+        }
+        CeremonyPurpose::ManageDevices(_) => {}
+    }
+    wanted
+}

@@ -1,0 +1,80 @@
+//! One port of one resource: a proof brings a grant, and is remembered as widely as the resource says.
+
+use portlatch_audit::EventKind;
+use portlatch_protocol::api::AccessRequest;
+use portlatch_protocol::api::ceremony::{CeremonyOutcome, CeremonyPurpose};
+use portlatch_protocol::resource::MfaNeed;
+
+use super::Demand;
+use crate::api::problem::Denial;
+use crate::ceremony::Codes;
+use crate::control::{Control, random_id};
+use crate::documents::resource::MfaScope;
+use crate::grants::Asker;
+use crate::grants::sign::Basis;
+use crate::policy::Terms;
+use crate::presence::Presence;
+use crate::store::taps::{Tap, TapScope};
+use crate::webauthn::TapStrength;
+
+impl Demand {
+    /// What these terms ask for.
+    pub(super) const fn of(terms: &Terms) -> Self {
+        let strength = match terms.user_verification {
+            true => TapStrength::Verification,
+            false => TapStrength::Presence,
+        };
+        let codes = match terms.mfa {
+            MfaNeed::TapOrCode => Codes::Taken,
+            MfaNeed::None | MfaNeed::Tap => Codes::Refused,
+        };
+        Self { strength, codes }
+    }
+}
+
+impl Control {
+    pub(super) async fn demand_of_open(
+        &self,
+        asker: Asker<'_>,
+        request: &AccessRequest,
+    ) -> Result<Demand, Denial> {
+        self.check_tunnel_key(asker, request).await?;
+        let (_, terms) = self.terms(asker, request).await?;
+        Ok(Demand::of(&terms))
+    }
+
+    pub(super) async fn conclude_open(
+        &self,
+        asker: Asker<'_>,
+        request: &AccessRequest,
+        presence: Presence,
+    ) -> Result<CeremonyOutcome, Denial> {
+        // What the resource asks for may have changed since the prompt opened: what holds now counts.
+        let (standing, terms) = self.terms(asker, request).await?;
+        if let Some(shortfall) = presence.shortfall(&terms) {
+            self.answer_failed(asker, &CeremonyPurpose::Open(request.clone()), shortfall).await;
+            return Err(Denial::BadAssertion);
+        }
+        self.audit.write(presence.on(asker.about(EventKind::MfaOk, request))).await?;
+        let resource = request.resource.clone();
+        let scope = match &terms.scope {
+            MfaScope::Port => TapScope::Port(resource, request.port),
+            MfaScope::Resource => TapScope::Resource(resource),
+            MfaScope::Group(group) => TapScope::Group(group.clone()),
+        };
+        let tap = Tap {
+            id: random_id(),
+            login: asker.login.login.login.clone(),
+            tunnel_key: request.tunnel_key.clone(),
+            scope,
+            presence,
+            time: self.clock.time_of_day(),
+            lifetime: terms.mfa_interval,
+        };
+        if !self.store.add_taps(std::slice::from_ref(&tap)).await? {
+            return Err(self.ground_gone(asker, asker.about(EventKind::AccessDenied, request)).await);
+        }
+        let grant = self.issue(asker, request, &standing, &terms, Basis::Tap(&tap)).await?;
+        Ok(CeremonyOutcome::Granted(grant))
+    }
+}
