@@ -9,8 +9,8 @@ use tokio::time::timeout;
 
 use crate::failure::Failure;
 use crate::files::Files;
+use crate::keys::Key;
 use crate::keys::usb::UsbKeys;
-use crate::keys::{Key, pin_entry};
 use crate::local::{Line, LocalError, Tell, Want};
 use crate::service::Enter;
 use crate::terminal;
@@ -112,5 +112,5 @@ fn key(mode: Option<crate::keys::software::Mode>, files: &Files) -> (Key, Enter)
 }
 
 fn usb_key() -> (Key, Enter) {
-    (std::sync::Arc::new(UsbKeys::new(pin_entry::of_this_process())), Box::new(|| {}))
+    (std::sync::Arc::new(UsbKeys::new()), Box::new(|| {}))
 }

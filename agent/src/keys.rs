@@ -13,6 +13,7 @@ use webauthn_rs_proto::{
     RegisterPublicKeyCredential,
 };
 
+use self::pin_entry::Pins;
 use crate::ceremony::ClientData;
 use crate::safe_text::sentence;
 
@@ -55,6 +56,8 @@ pub(crate) struct Attempt {
     pub(crate) cancel: CancellationToken,
     /// What the person should know meanwhile.
     pub(crate) notices: mpsc::Sender<KeyNotice>,
+    /// Who asks for the key's PIN.
+    pub(crate) pins: Pins,
 }
 
 impl Attempt {

@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 
 use crate::code::Code;
 use crate::daemon::is_nobody_there;
+use crate::keys::pin_entry::Pin;
 use crate::mfa_mode::MfaMode;
 use crate::prompt::Prompt;
 use crate::safe_text::plain;
@@ -105,6 +106,13 @@ pub(crate) enum Say {
         id: u64,
         /// It.
         code: Code,
+    },
+    /// The PIN of the key that the prompt asks for, or the yes that goes before it.
+    Pin {
+        /// The prompt.
+        id: u64,
+        /// It.
+        pin: Pin,
     },
     /// What keeps prompts away?
     List,

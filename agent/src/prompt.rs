@@ -71,6 +71,8 @@ pub(crate) enum Means {
     Code,
     /// On a page in the browser.
     Browser,
+    /// With a security key, once its PIN is typed.
+    Pin,
 }
 
 impl Means {
@@ -81,6 +83,7 @@ impl Means {
             Self::KeyOrCode => "Tap your security key, or enter a code",
             Self::Code => "Enter a code of your authenticator app",
             Self::Browser => "Approve in your browser",
+            Self::Pin => "Type the PIN of your security key",
         }
     }
 
@@ -88,7 +91,7 @@ impl Means {
     pub(crate) const fn takes_codes(self) -> bool {
         match self {
             Self::KeyOrCode | Self::Code => true,
-            Self::Key | Self::Browser => false,
+            Self::Key | Self::Browser | Self::Pin => false,
         }
     }
 }
@@ -111,6 +114,7 @@ impl Prompt {
                     Means::Key | Means::KeyOrCode => "tap",
                     Means::Code => "enter a code",
                     Means::Browser => "approve",
+                    Means::Pin => "type the PIN",
                 };
                 format!("{name} ({host}:{port}) - {gone} gave up: {task}, then run it again")
             }

@@ -38,6 +38,7 @@ mod attach;
 mod leaving;
 mod login;
 mod people;
+mod pins;
 mod prompting;
 mod server;
 mod tapping;

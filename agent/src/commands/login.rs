@@ -23,7 +23,7 @@ use crate::cli::{Login, LoginPlace};
 use crate::control::{Control, Trust};
 use crate::failure::Failure;
 use crate::files::Files;
-use crate::keys::{Attempt, Key, KeyNotice, NOTICES};
+use crate::keys::{Attempt, Key, KeyNotice, NOTICES, pin_entry};
 use crate::local::Want;
 use crate::login::{self, GrantedCertificates};
 use crate::service::Enter;
@@ -174,7 +174,12 @@ async fn tap(
 ) -> Result<serde_json::Value, Failure> {
     let cancel = CancellationToken::new();
     let (notices, noticed) = mpsc::channel(NOTICES);
-    let attempt = |client_data| Attempt { client_data, cancel: cancel.clone(), notices };
+    let attempt = |client_data| Attempt {
+        client_data,
+        cancel: cancel.clone(),
+        notices,
+        pins: pin_entry::of_this_process(),
+    };
     let answer = async {
         let answer = match challenge.task.clone() {
             KeyTask::Enrol { options } => {

@@ -5,9 +5,12 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use crate::local::Tell;
-use crate::prompt::Prompt;
+use crate::prompt::{Means, Prompt};
 use crate::safe_text::safe_sentence;
 use crate::terminal::{Region, clear, draw, is_seen, say};
+
+/// What stands for a character that is not shown.
+const MASK: char = '•';
 
 /// The lines of one terminal.
 #[derive(Debug, Default)]
@@ -65,7 +68,11 @@ impl Screen {
     /// # Errors
     /// If nobody reads the output any more.
     pub(super) fn show_typing(&mut self, typing: String) -> io::Result<()> {
-        self.typing = typing;
+        self.typing = match self.open().map(|prompt| prompt.means) {
+            // Not a letter of a PIN is for others at the screen.
+            Some(Means::Pin) => typing.chars().map(|_| MASK).collect(),
+            Some(Means::Key | Means::KeyOrCode | Means::Code | Means::Browser) | None => typing,
+        };
         self.tick()
     }
 

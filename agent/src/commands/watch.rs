@@ -1,11 +1,14 @@
 //! `portlatch watch`: prompts and refusals as they come, in any terminal, and all that a person can say to them.
 
+use zeroize::Zeroizing;
+
 use super::screen::Screen;
 use crate::code::Code;
 use crate::failure::Failure;
 use crate::files::Files;
+use crate::keys::pin_entry::Pin;
 use crate::local::{Line, LocalError, Say, Want};
-use crate::prompt::Prompt;
+use crate::prompt::{Means, Prompt};
 use crate::terminal::{self, Keyboard, Typed};
 
 /// What can be typed, for the person; the same words serve scripts.
@@ -20,6 +23,10 @@ pub(super) fn said(line: &str, open: Option<&Prompt>) -> Result<Say, &'static st
     let nothing = "No prompt is open.";
     let prompt = || open.map(|prompt| prompt.view.id).ok_or(nothing);
     let (word, rest) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
+    if let Some(prompt) = open.filter(|prompt| prompt.means == Means::Pin && line.trim().len() > 1) {
+        // A PIN has four characters at least: the one-letter words keep their meaning, all others are one.
+        return Ok(Say::Pin { id: prompt.view.id, pin: Pin::new(Zeroizing::new(line.to_owned())) });
+    }
     match word.to_ascii_lowercase().as_str() {
         "" => Ok(Say::Enter),
         "d" | "deny" => Ok(Say::Deny { id: prompt()? }),
@@ -79,7 +86,7 @@ pub(crate) async fn watch(files: &Files) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prompt::{About, Means, PromptView, Waiting};
+    use crate::prompt::{About, PromptView, Waiting};
 
     fn prompt(means: Means) -> Prompt {
         let view = PromptView {
@@ -130,6 +137,17 @@ mod tests {
             said("1234567890", Some(&prompt(Means::Code))),
             Err("That is no code: type its six digits.")
         );
+    }
+
+    #[test]
+    fn what_is_typed_while_a_pin_is_wanted_is_the_pin() {
+        let open = prompt(Means::Pin);
+        for line in ["123456", "resume", " four words are one "] {
+            let pin = Pin::new(Zeroizing::new(line.to_owned()));
+            assert_eq!(said(line, Some(&open)), Ok(Say::Pin { id: 3, pin }), "{line:?}");
+        }
+        assert_eq!(said("d", Some(&open)), Ok(Say::Deny { id: 3 }));
+        assert_eq!(said("b", Some(&open)), Ok(Say::Block { id: 3 }));
     }
 
     #[test]

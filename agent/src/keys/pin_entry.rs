@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
 mod pinentry;
@@ -13,6 +14,7 @@ mod tty;
 const FEW_TRIES: u8 = 2;
 
 /// A PIN, wiped when it is dropped.
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Pin(Zeroizing<String>);
 
 impl Pin {
@@ -24,6 +26,19 @@ impl Pin {
     /// Its text, for the key alone.
     pub(crate) fn text(&self) -> &str {
         &self.0
+    }
+}
+
+/// For the agent's own socket alone: from the terminal where it was typed to the agent.
+impl Serialize for Pin {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Pin {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|text| Self(Zeroizing::new(text)))
     }
 }
 
@@ -109,7 +124,12 @@ pub(crate) type Pins = Arc<dyn PinEntry>;
 
 /// Asks by pinentry where there is a screen, else on the terminal that this process runs in.
 pub(crate) fn of_this_process() -> Pins {
-    Arc::new(FirstOf(vec![Arc::new(pinentry::Pinentry::of_environment()), Arc::new(tty::Tty)]))
+    pinentry_or(Arc::new(tty::Tty))
+}
+
+/// Asks by pinentry where there is a screen, else so.
+pub(crate) fn pinentry_or(other: Pins) -> Pins {
+    Arc::new(FirstOf(vec![Arc::new(pinentry::Pinentry::of_environment()), other]))
 }
 
 /// Each in turn, until one can ask at all.

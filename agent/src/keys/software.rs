@@ -296,7 +296,8 @@ mod tests {
     fn attempt() -> (Attempt, mpsc::Receiver<KeyNotice>) {
         let (notices, receiver) = mpsc::channel(1);
         let client_data = ClientData::for_login(b"abc", &"proxy.example.com".parse().unwrap());
-        (Attempt { client_data, cancel: CancellationToken::new(), notices }, receiver)
+        let pins = crate::keys::pin_entry::of_this_process();
+        (Attempt { client_data, cancel: CancellationToken::new(), notices, pins }, receiver)
     }
 
     fn key(directory: &tempfile::TempDir, mode: Mode) -> SoftwareKey {

@@ -20,7 +20,6 @@ use webauthn_rs_proto::{
     RegisterPublicKeyCredential,
 };
 
-use super::pin_entry::Pins;
 use super::{Attempt, KeyError, SecurityKey};
 
 mod bus;
@@ -43,10 +42,7 @@ use patience::{PATIENCE, Patience};
 
 /// Every USB security key of the machine that the user may open.
 #[derive(Debug)]
-pub(crate) struct UsbKeys {
-    machine: Machine,
-    pins: Pins,
-}
+pub(crate) struct UsbKeys(Machine);
 
 /// The keys, and those whose threads have not come back.
 #[derive(Debug, Clone)]
@@ -58,13 +54,13 @@ struct Machine {
 }
 
 impl UsbKeys {
-    /// The keys of this machine; PINs are asked so.
-    pub(crate) fn new(pins: Pins) -> Self {
-        Self::on(Arc::new(hidraw::Hidraw), pins, PATIENCE)
+    /// The keys of this machine.
+    pub(crate) fn new() -> Self {
+        Self::on(Arc::new(hidraw::Hidraw), PATIENCE)
     }
 
-    fn on(bus: Arc<dyn Bus>, pins: Pins, patience: Patience) -> Self {
-        Self { machine: Machine { bus, busy: Arc::default(), patience }, pins }
+    fn on(bus: Arc<dyn Bus>, patience: Patience) -> Self {
+        Self(Machine { bus, busy: Arc::default(), patience })
     }
 
     fn race<A: Send + 'static>(
@@ -72,7 +68,7 @@ impl UsbKeys {
         operation: impl Operation<Answer = A> + 'static,
         attempt: Attempt,
     ) -> BoxFuture<'_, Result<A, KeyError>> {
-        Box::pin(race::first_answer(self.machine.clone(), self.pins.clone(), Arc::new(operation), attempt))
+        Box::pin(race::first_answer(self.0.clone(), Arc::new(operation), attempt))
     }
 }
 

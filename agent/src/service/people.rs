@@ -82,6 +82,7 @@ impl Service {
             Say::Deny { id } => self.handle_deny(id, Denial::Once),
             Say::Block { id } => self.handle_deny(id, Denial::Block),
             Say::Code { id, code } => self.handle_code(id, code),
+            Say::Pin { id, pin } => self.handle_pin_typed(id, pin),
             Say::List => {
                 let standings = self.broker.standings(self.clock.boot_time());
                 if standings.is_empty() {

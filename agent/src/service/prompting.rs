@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::access::{Origin, Request, Stage, access_request, tell};
 use super::login::over;
+use super::pins::PinWanted;
 use super::tapping::{TapEnd, TapEvent, Tapping};
 use super::work::Done;
 use super::{Service, Trouble};
@@ -32,9 +33,24 @@ pub(super) struct OpenPrompt {
     cancel: CancellationToken,
     codes: mpsc::Sender<Code>,
     /// How it is answered; a prompt is shown once its challenge is made.
-    shown: Option<Means>,
+    pub(super) shown: Option<Means>,
     /// What the person was told last, for whoever looks only now.
-    notice: Option<String>,
+    pub(super) notice: Option<String>,
+    /// The question for the key's PIN, while it is open.
+    pub(super) pin: Option<PinWanted>,
+}
+
+impl OpenPrompt {
+    /// A prompt that is not shown yet.
+    pub(super) const fn new(
+        id: RequestId,
+        number: u64,
+        what: String,
+        cancel: CancellationToken,
+        codes: mpsc::Sender<Code>,
+    ) -> Self {
+        Self { id, number, what, cancel, codes, shown: None, notice: None, pin: None }
+    }
 }
 
 impl Service {
@@ -53,8 +69,7 @@ impl Service {
         let number = self.next_number();
         let (cancel, (codes, typed)) = (CancellationToken::new(), mpsc::channel(CODES));
         let what = self.requests.get(&id).map(Request::what).unwrap_or_default();
-        self.prompt =
-            Some(OpenPrompt { id, number, what, cancel: cancel.clone(), codes, shown: None, notice: None });
+        self.prompt = Some(OpenPrompt::new(id, number, what, cancel.clone(), codes));
         let Some(tapping) = self.tapping(id, cancel, typed) else {
             return self.broker.handle_refused(id, RefusalReason::NoLogin, self.clock.boot_time());
         };
@@ -133,7 +148,10 @@ impl Service {
                 self.see_to_eyes(id, means);
                 self.show_prompt();
             }
+            TapEvent::Pin(question, reply) => self.handle_pin_wanted(id, question, reply),
             TapEvent::Notice(text) => {
+                self.drop_withdrawn_pin();
+                let Some(prompt) = self.prompt.as_mut() else { return };
                 prompt.notice = Some(text.clone());
                 self.tell_prompt(id, Tell::Note { text });
             }
@@ -200,7 +218,7 @@ impl Service {
     }
 
     /// To everybody who watches, and to the command that asked.
-    fn tell_prompt(&self, id: RequestId, message: Tell) {
+    pub(super) fn tell_prompt(&self, id: RequestId, message: Tell) {
         if let Some(request) = self.requests.get(&id) {
             tell(request, message.clone());
         }
@@ -257,7 +275,7 @@ impl Service {
         }
     }
 
-    fn prompt_called(&self, number: u64) -> Option<&OpenPrompt> {
+    pub(super) fn prompt_called(&self, number: u64) -> Option<&OpenPrompt> {
         self.prompt.as_ref().filter(|prompt| prompt.number == number)
     }
 

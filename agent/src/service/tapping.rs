@@ -2,6 +2,7 @@
 //! for every try, since each is taken once.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use portlatch_protocol::api::ceremony::{
@@ -15,11 +16,13 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use webauthn_rs_proto::{PublicKeyCredential, PublicKeyCredentialRequestOptions};
 
+use super::pins::{PinAtPrompt, PinReply};
 use crate::broker::RequestId;
 use crate::browser::{self, Page, PageEnd};
 use crate::ceremony::{ClientData, request_options};
 use crate::code::Code;
 use crate::control::{ApiError, SharedControl};
+use crate::keys::pin_entry::{self, PinQuestion};
 use crate::keys::{Attempt, Key, KeyError, NOTICES};
 use crate::mfa_mode::MfaMode;
 use crate::prompt::Means;
@@ -55,6 +58,8 @@ pub(super) enum TapEvent {
     Challenged(Means),
     /// Something for the person.
     Notice(String),
+    /// The key wants its PIN.
+    Pin(PinQuestion, PinReply),
 }
 
 /// How it ended without what it was for.
@@ -118,7 +123,7 @@ impl Tapping {
         self.tell(TapEvent::Challenged(means)).await;
         match means {
             // Where a page was wanted and could not be had, the key at this machine does.
-            Means::Key | Means::Browser => self.tap(ceremony, &self.cancel).await.map(key_proof),
+            Means::Key | Means::Pin | Means::Browser => self.tap(ceremony, &self.cancel).await.map(key_proof),
             Means::Code => self.code().await,
             Means::KeyOrCode => self.tap_or_code(ceremony).await,
         }
@@ -211,7 +216,7 @@ impl Tapping {
             let trouble = match answered {
                 Ok(credential) => return Ok(credential),
                 Err(KeyError::Cancelled) => return Err(TapEnd::Cancelled),
-                Err(KeyError::Denied) => return Err(TapEnd::DeniedOnKey),
+                Err(KeyError::Denied | KeyError::PinCancelled) => return Err(TapEnd::DeniedOnKey),
                 Err(trouble) => sentence(&format!("{trouble}.")),
             };
             self.tell_trouble(trouble, &mut last_trouble).await;
@@ -228,13 +233,14 @@ impl Tapping {
         last_trouble: &mut Option<String>,
     ) -> Result<PublicKeyCredential, KeyError> {
         let (notices, mut noticed) = mpsc::channel(NOTICES);
-        let attempt = Attempt { client_data: client_data.clone(), cancel: cancel.clone(), notices };
+        let pins = pin_entry::pinentry_or(Arc::new(PinAtPrompt::new(self.id, self.events.clone())));
+        let attempt = Attempt { client_data: client_data.clone(), cancel: cancel.clone(), notices, pins };
         let mut answer = self.key.assert(options.clone(), attempt);
         loop {
             tokio::select! {
                 biased;
                 Some(notice) = noticed.recv() => {
-                    self.tell_trouble(notice.text().to_owned(), last_trouble).await;
+                    self.tell_trouble(notice.text(), last_trouble).await;
                 }
                 answered = &mut answer => return answered,
             }

@@ -18,7 +18,7 @@ use super::operation::{Operation, watch};
 use super::patience::Patience;
 use super::person::{News, Person};
 use super::trouble::{Meaning, Trouble};
-use crate::keys::pin_entry::{NoPin, Pin, Pins};
+use crate::keys::pin_entry::{NoPin, Pin};
 use crate::keys::{Attempt, KeyError, KeyNotice};
 use crate::safe_text::safe;
 
@@ -34,7 +34,6 @@ const IN_USE_SAID: u32 = 3;
 /// One use.
 struct Race<A> {
     machine: Machine,
-    pins: Pins,
     operation: Arc<dyn Operation<Answer = A>>,
     attempt: Attempt,
     keys: HashMap<KeyId, Entrant>,
@@ -126,7 +125,6 @@ enum Look {
 /// Uses whichever key answers first.
 pub(super) async fn first_answer<A: Send + 'static>(
     machine: Machine,
-    pins: Pins,
     operation: Arc<dyn Operation<Answer = A>>,
     attempt: Attempt,
 ) -> Result<A, KeyError> {
@@ -136,7 +134,6 @@ pub(super) async fn first_answer<A: Send + 'static>(
     let cancel = attempt.cancel.clone();
     let mut race = Race {
         machine,
-        pins,
         operation,
         attempt,
         keys: HashMap::new(),
@@ -286,7 +283,7 @@ impl<A: Send + 'static> Race<A> {
             News::Notice(notice) => self.attempt.notice(notice),
             News::Chosen => self.handle_chosen(key),
             News::Pin(question, answer) if self.chosen.as_ref() == Some(&key) => {
-                let pins = self.pins.clone();
+                let pins = self.attempt.pins.clone();
                 let question = Box::pin(async move { pins.ask(question).await });
                 self.asking = Some(Asking { key, question, answer });
             }

@@ -134,7 +134,7 @@ impl Scene {
         let desk = Arc::new(Desk::default());
         desk.keys.lock().unwrap().extend(keys.into_iter().cloned());
         let person = Arc::new(Answers::default());
-        let usb = Arc::new(UsbKeys::on(desk.clone(), person.clone(), HASTE));
+        let usb = Arc::new(UsbKeys::on(desk.clone(), HASTE));
         Self { desk, person, usb }
     }
 
@@ -194,7 +194,12 @@ impl Scene {
     ) -> Using<A> {
         let (sender, notices) = mpsc::channel(NOTICES);
         let cancel = CancellationToken::new();
-        let attempt = Attempt { client_data: client_data.clone(), cancel: cancel.clone(), notices: sender };
+        let attempt = Attempt {
+            client_data: client_data.clone(),
+            cancel: cancel.clone(),
+            notices: sender,
+            pins: self.person.clone(),
+        };
         let result = tokio::spawn(start(self.usb.clone(), attempt));
         Using { result, notices, cancel, client_data }
     }
