@@ -23,6 +23,7 @@ use crate::control::Control;
 use crate::store::logins::StoredLogin;
 
 mod openapi;
+mod pages;
 pub mod problem;
 mod routes;
 
@@ -54,8 +55,12 @@ pub(crate) fn router(control: Arc<Control>) -> Router {
         .route("/v1/devices", get(routes::mfa_devices))
         .route("/v1/devices/{ceremony}", post(routes::finish_enrolment))
         .route("/v1/taps", delete(routes::forget_taps))
+        .route("/v1/browser-logins", post(pages::begin_login))
+        .route("/v1/browser-logins/{ceremony}", post(pages::finish_login))
         .route_layer(from_fn(to_its_end))
         .route("/v1/catalogue", get(routes::catalogue))
+        .route("/v1/ceremonies/{ceremony}/page", post(pages::decision))
+        .route("/v1/browser-logins/{ceremony}/page", post(pages::login_decision))
         .route("/v1/openapi.json", get(openapi::serve))
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
@@ -102,7 +107,7 @@ impl Control {
         standing
     }
 
-    fn stands(&self, login: StoredLogin) -> Result<StoredLogin, Denial> {
+    pub(crate) fn stands(&self, login: StoredLogin) -> Result<StoredLogin, Denial> {
         let now = self.clock.time_of_day();
         if login.ended.is_some() || login.expires <= now {
             return Err(Denial::LoginEnded);

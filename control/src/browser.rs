@@ -10,26 +10,49 @@
 //! Every WebAuthn answer that comes here was made for the browser's origin, answers a challenge that was made for a page,
 //! and belongs to the cookie that the challenge was made for. Not here: HTML, cookies and headers ([`crate::pages`]).
 
+use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
+use portlatch_clock::BootTime;
 use portlatch_protocol::names::{Id, UserName};
 use sha2::{Digest as _, Sha256};
 
 use self::challenges::PageChallenges;
+use self::device_login::DeviceLogins;
 use self::secrets::CookieHash;
 use crate::control::Control;
 use crate::keys::Keys;
+use crate::login::limits::Limit;
 
+pub mod approval;
 pub(crate) mod challenges;
+pub(crate) mod device_login;
+pub(crate) mod devices;
 pub(crate) mod enrolment;
 pub(crate) mod secrets;
 pub(crate) mod sessions;
 pub(crate) mod sign_in;
+pub(crate) mod waiting;
+
+/// How long an agent can still ask about a request that was denied: it does so at once.
+const DENIED_KEPT: Duration = Duration::from_secs(120);
+/// Denials that are remembered; only people make them.
+const MAX_DENIED: usize = 4096;
 
 /// What control keeps of browsers in memory.
 #[derive(Debug)]
 pub(crate) struct Browsers {
     pub(crate) challenges: PageChallenges,
+    /// Changes of devices that each session begins.
+    changes: Limit<CookieHash>,
+    /// Logins of agents that wait for their pages.
+    pub(crate) logins: DeviceLogins,
+    /// What was denied a moment ago, and until when that is remembered.
+    denied: Mutex<HashMap<Id, BootTime>>,
+    /// Grows with everything that is decided at a page; whoever waits looks again.
+    changed: tokio::sync::watch::Sender<u64>,
     /// What credentials of nobody are named with: a secret that stays, so that nobody can tell them from somebody's.
     pub(crate) decoy: [u8; 32],
 }
@@ -38,7 +61,35 @@ impl Browsers {
     /// Nobody has begun anything.
     pub(crate) fn new(keys: &Keys) -> Self {
         let decoy = Sha256::new().chain_update("portlatch decoy").chain_update(keys.grant_key());
-        Self { challenges: PageChallenges::default(), decoy: decoy.finalize().into() }
+        Self {
+            challenges: PageChallenges::default(),
+            changes: Limit::new(devices::CHANGES),
+            logins: DeviceLogins::default(),
+            denied: Mutex::default(),
+            changed: tokio::sync::watch::Sender::new(0),
+            decoy: decoy.finalize().into(),
+        }
+    }
+
+    /// Has agents that wait look again.
+    fn tell_agents(&self) {
+        self.changed.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Remembers for its agent that a request was denied.
+    fn deny(&self, id: Id, now: BootTime) {
+        let mut denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
+        denied.retain(|_, until| now < *until);
+        if denied.len() < MAX_DENIED {
+            denied.insert(id, now + DENIED_KEPT);
+        }
+        drop(denied);
+        self.tell_agents();
+    }
+
+    fn is_denied(&self, id: &Id, now: BootTime) -> bool {
+        let denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
+        denied.get(id).is_some_and(|until| now < *until)
     }
 }
 
@@ -70,7 +121,9 @@ impl Control {
 
     /// Records page challenges that nobody can answer any more.
     pub(crate) async fn note_lapsed_pages(&self) {
-        for event in self.browsers.challenges.take_expired(self.clock.boot_time()) {
+        let now = self.clock.boot_time();
+        let lapsed = self.browsers.challenges.take_expired(now);
+        for event in lapsed.into_iter().chain(self.browsers.logins.take_expired(now)) {
             self.audit.note(event).await;
         }
     }

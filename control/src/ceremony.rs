@@ -23,6 +23,9 @@ pub use self::purpose::{
     Codes, EnrolmentPurpose, FirstShown, LoginPurpose, NewDevice, NewDevicePurpose, ProofPurpose, Purpose,
 };
 
+pub use crate::browser::approval::Approval;
+
+mod page;
 pub(crate) mod purpose;
 
 /// How long a challenge can be answered (design section 5).

@@ -32,7 +32,33 @@ pub const MAX_KEYS: usize = 20;
 /// Longest name of a key or app, in characters: fits a line of a table.
 pub const MAX_DEVICE_NAME: usize = 64;
 /// First codes of a new app that may be wrong: people mistype, and clocks are off.
-const FIRST_CODES: u32 = 5;
+pub(crate) const FIRST_CODES: u32 = 5;
+
+/// Whose devices are changed, and how that stands in the records.
+#[derive(Debug, Clone)]
+pub(crate) struct Holder {
+    /// Whose.
+    pub(crate) user: UserName,
+    /// Who asks and from where; of whatever kind.
+    pub(crate) record: Event,
+}
+
+impl Holder {
+    /// The record of this kind.
+    pub(crate) fn event(&self, kind: EventKind) -> Event {
+        Event { kind, ..self.record.clone() }
+    }
+
+    fn about(&self, kind: EventKind, device: &Id, name: &str) -> Event {
+        Event { key_id: Some(device.clone()), detail: Some(name.to_owned()), ..self.event(kind) }
+    }
+}
+
+impl From<Asker<'_>> for Holder {
+    fn from(asker: Asker<'_>) -> Self {
+        Self { user: asker.login.login.user.clone(), record: asker.event(EventKind::MfaOk) }
+    }
+}
 
 impl Control {
     /// The user's keys and apps.
@@ -47,10 +73,10 @@ impl Control {
     /// Whether a change can be made at all, before anybody is asked to tap for it.
     pub(crate) async fn demand_of_change(
         &self,
-        asker: Asker<'_>,
+        holder: &Holder,
         change: &DeviceChange,
     ) -> Result<Demand, Denial> {
-        let devices = self.store.mfa_devices(&asker.login.login.user).await?;
+        let devices = self.store.mfa_devices(&holder.user).await?;
         let is_there = |id: &Id| devices.iter().any(|device| device.id == *id);
         let apps = devices.iter().filter(|device| device.kind == MfaDeviceKind::App).count();
         let keys = devices.len() - apps;
@@ -94,15 +120,19 @@ impl Control {
             self.answer_failed(asker, &wanted, "code_not_allowed").await;
             return Err(Denial::BadAssertion);
         }
-        self.demand_of_change(asker, change).await?;
+        let holder = Holder::from(asker);
+        self.demand_of_change(&holder, change).await?;
         let ok = crate::ceremony::purpose::about(&wanted, asker.event(EventKind::MfaOk));
         self.audit.write(presence.on(ok)).await?;
         match change {
             DeviceChange::AddKey { name } => self.begin_new_key(asker, name).await,
             DeviceChange::AddApp { name } => self.begin_new_app(asker, name).await,
-            DeviceChange::Remove { device } => self.remove_device(asker, device).await,
-            DeviceChange::Rename { device, name } => self.rename_device(asker, device, name).await,
-            DeviceChange::RecoveryCodes => self.new_recovery_codes(asker).await,
+            DeviceChange::Remove { device } => self.remove_device(&holder, device).await,
+            DeviceChange::Rename { device, name } => self.rename_device(&holder, device, name).await,
+            DeviceChange::RecoveryCodes => {
+                let codes = self.new_recovery_codes(&holder).await?;
+                Ok(CeremonyOutcome::RecoveryCodes { codes })
+            }
         }
     }
 
@@ -162,7 +192,9 @@ impl Control {
         match (&mut new.device, proof) {
             (NewDevice::Key(state), DeviceProof::Key { credential }) => {
                 match self.relying_party.finish_enrolment(credential, state) {
-                    Ok(key) => self.keep_key(asker, &new.name, &key).await,
+                    Ok(key) => {
+                        self.keep_key(&asker.into(), (&new.name, CredentialKind::SecurityKey), &key).await
+                    }
                     Err(error) => Err(self.enrolment_failed(challenge, &error.to_string()).await),
                 }
             }
@@ -171,7 +203,7 @@ impl Control {
                 let now = self.clock.time_of_day();
                 let step = typed.and_then(|typed| app::matching_step(secret, &typed, now));
                 if let Some(step) = step {
-                    return self.keep_app(asker, &new.name, secret, step).await;
+                    return self.keep_app(&asker.into(), &new.name, secret, step).await;
                 }
                 *tries = tries.saturating_sub(1);
                 if *tries == 0 {
@@ -193,43 +225,42 @@ impl Control {
         Denial::BadAssertion
     }
 
-    async fn keep_key(
+    pub(crate) async fn keep_key(
         &self,
-        asker: Asker<'_>,
-        name: &str,
+        holder: &Holder,
+        (name, kind): (&str, CredentialKind),
         security_key: &webauthn_rs::prelude::SecurityKey,
     ) -> Result<MfaDevice, Denial> {
-        let (user, id, now) = (&asker.login.login.user, random_id(), self.clock.time_of_day());
+        let (user, id, now) = (&holder.user, random_id(), self.clock.time_of_day());
         // What is not in the audit did not happen: it is written first.
-        self.audit.write(device_event(asker, EventKind::DeviceAdd, &id, name)).await?;
-        let kind = CredentialKind::SecurityKey;
+        self.audit.write(holder.about(EventKind::DeviceAdd, &id, name)).await?;
         let credential = NewCredential { id: &id, user, name, kind, security_key };
         if !self.store.add_credential(&credential, now).await? {
             let reason = Some(KeyError::EnrolledAlready.to_string());
-            let event = device_event(asker, EventKind::DeviceAdd, &id, name);
+            let event = holder.about(EventKind::DeviceAdd, &id, name);
             self.audit.note(Event { reason, ..event }).await;
             return Err(Denial::BadAssertion);
         }
         self.device(user, &id).await
     }
 
-    async fn keep_app(
+    pub(crate) async fn keep_app(
         &self,
-        asker: Asker<'_>,
+        holder: &Holder,
         name: &str,
         secret: &Zeroizing<Vec<u8>>,
         step: u64,
     ) -> Result<MfaDevice, Denial> {
-        let (user, id, now) = (&asker.login.login.user, random_id(), self.clock.time_of_day());
+        let (user, id, now) = (&holder.user, random_id(), self.clock.time_of_day());
         let sealed = self.keys.seal(&codes::seal_purpose(user, &id), secret).map_err(|error| {
             tracing::error!(%error, "an app's secret could not be sealed");
             Denial::Unavailable
         })?;
-        self.audit.write(device_event(asker, EventKind::DeviceAdd, &id, name)).await?;
+        self.audit.write(holder.about(EventKind::DeviceAdd, &id, name)).await?;
         let app = NewApp { id: &id, user, name, secret: &sealed, step };
         if !self.store.add_app(&app, MAX_APPS, now).await? {
             let reason = Some("too_many".to_owned());
-            let event = device_event(asker, EventKind::DeviceAdd, &id, name);
+            let event = holder.about(EventKind::DeviceAdd, &id, name);
             self.audit.note(Event { reason, ..event }).await;
             return Err(Denial::RateLimited);
         }
@@ -242,17 +273,21 @@ impl Control {
     }
 
     /// Taps, grants and challenges that rest on it are over at once.
-    async fn remove_device(&self, asker: Asker<'_>, device: &Id) -> Result<CeremonyOutcome, Denial> {
-        let user = &asker.login.login.user;
+    pub(crate) async fn remove_device(
+        &self,
+        holder: &Holder,
+        device: &Id,
+    ) -> Result<CeremonyOutcome, Denial> {
+        let user = &holder.user;
         let name = self.device(user, device).await?.name;
-        self.audit.write(device_event(asker, EventKind::DeviceRemove, device, &name)).await?;
+        self.audit.write(holder.about(EventKind::DeviceRemove, device, &name)).await?;
         match self.store.remove_device(device, user).await? {
             Removed::Yes => {}
             // Another request was faster.
             Removed::Unknown => return Err(Denial::NotFound),
             Removed::LastKey => {
                 let reason = Some("last_key".to_owned());
-                let event = device_event(asker, EventKind::DeviceRemove, device, &name);
+                let event = holder.about(EventKind::DeviceRemove, device, &name);
                 self.audit.note(Event { reason, ..event }).await;
                 return Err(Denial::BadRequest(LAST_KEY.to_owned()));
             }
@@ -262,32 +297,31 @@ impl Control {
         Ok(CeremonyOutcome::Done)
     }
 
-    async fn rename_device(
+    pub(crate) async fn rename_device(
         &self,
-        asker: Asker<'_>,
+        holder: &Holder,
         device: &Id,
         name: &str,
     ) -> Result<CeremonyOutcome, Denial> {
-        self.audit.write(device_event(asker, EventKind::DeviceRename, device, name)).await?;
-        match self.store.rename_device(device, &asker.login.login.user, name).await? {
+        self.audit.write(holder.about(EventKind::DeviceRename, device, name)).await?;
+        match self.store.rename_device(device, &holder.user, name).await? {
             true => Ok(CeremonyOutcome::Done),
             false => Err(Denial::NotFound),
         }
     }
 
-    async fn new_recovery_codes(&self, asker: Asker<'_>) -> Result<CeremonyOutcome, Denial> {
-        let user = &asker.login.login.user;
+    pub(crate) async fn new_recovery_codes(&self, holder: &Holder) -> Result<Vec<Secret>, Denial> {
+        let user = &holder.user;
         let codes = recovery::new_codes();
         let hash = |code: &Zeroizing<String>| {
             recovery::hash(&self.keys, user, code).expect("a code of ours has the form of one")
         };
         let hashes: Vec<_> = codes.iter().map(hash).collect();
-        self.audit.write(asker.event(EventKind::DeviceCodes)).await?;
+        self.audit.write(holder.event(EventKind::DeviceCodes)).await?;
         if !self.store.replace_recovery_codes(user, &hashes).await? {
             return Err(Denial::LoginEnded);
         }
-        let codes = codes.iter().map(|code| Secret(code.to_string())).collect();
-        Ok(CeremonyOutcome::RecoveryCodes { codes })
+        Ok(codes.iter().map(|code| Secret(code.to_string())).collect())
     }
 }
 
@@ -295,10 +329,6 @@ const LAST_KEY: &str = "this is your last key, and without one there is no way i
 
 fn is_app(devices: &[MfaDevice], id: &Id) -> bool {
     devices.iter().any(|device| device.id == *id && device.kind == MfaDeviceKind::App)
-}
-
-fn device_event(asker: Asker<'_>, kind: EventKind, device: &Id, name: &str) -> Event {
-    Event { key_id: Some(device.clone()), detail: Some(name.to_owned()), ..asker.event(kind) }
 }
 
 /// A name that can stand in a line of a table.

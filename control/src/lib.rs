@@ -5,7 +5,7 @@ pub mod admin_server;
 pub mod api;
 pub mod audit_log;
 pub mod authority;
-mod browser;
+pub mod browser;
 pub mod ceremony;
 pub mod cli;
 pub mod codes;

@@ -16,6 +16,7 @@ use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 use webauthn_rs::prelude::SecurityKeyAuthentication;
 
+pub(crate) use self::finish::PageLogin;
 pub use self::limits::LoginLimits;
 use self::limits::network_of;
 use crate::api::problem::Denial;
@@ -192,7 +193,7 @@ pub(crate) fn token_hash(token: &str) -> [u8; 32] {
     Sha256::digest(token.trim()).into()
 }
 
-fn proven(request: &str) -> Result<ProvenKey, Denial> {
+pub(crate) fn proven(request: &str) -> Result<ProvenKey, Denial> {
     Ok(ProvenKey::from_request(&decode(request)?)?)
 }
 

@@ -6,7 +6,9 @@
 //! | `/` | | says where one is |
 //! | `/enrol` | no | sets a password and enrols the first key, with the token behind `#` |
 //! | `/login` | no | signs in |
-//! | `/keys` | yes | keys and passkeys |
+//! | `/login/device/ID` | no | signs in, here and on the device whose `portlatch login` waits |
+//! | `/keys`, `/keys/new/ID` | yes | keys, passkeys, apps and recovery codes: list, add, name, remove |
+//! | `/mfa/ID` | yes | what an agent waits for: approve or deny |
 //!
 //! A handler answers with a [`frame::Page`] or a [`trouble::Trouble`]; the guard dresses both, so that every answer has the
 //! same headers and the same face. What changes anything is a POST from our own origin with the form token of the visitor's
@@ -26,14 +28,17 @@ use portlatch_protocol::api::MAX_BODY;
 use self::trouble::Trouble;
 use crate::control::Control;
 
+mod approve;
 mod assets;
 mod cookies;
+mod device;
 mod enrol;
 mod fields;
 mod frame;
 mod guard;
 mod home;
 mod keys;
+mod new_device;
 mod sign_in;
 mod trouble;
 
@@ -57,8 +62,22 @@ pub(crate) fn router(control: Arc<Control>) -> Router {
         .route("/login", get(sign_in::show))
         .route("/login/begin", post(sign_in::begin))
         .route("/login/finish", post(sign_in::finish))
+        .route("/login/device/{id}", get(device::show))
+        .route("/login/device/{id}/begin", post(device::begin))
+        .route("/login/device/{id}/finish", post(device::finish))
+        .route("/login/device/{id}/deny", post(device::deny))
         .route("/logout", post(sign_in::sign_out))
         .route("/keys", get(keys::show))
+        .route("/keys/begin", post(keys::begin))
+        .route("/keys/confirm", post(keys::confirm))
+        .route("/keys/new/{id}", get(new_device::show))
+        .route("/keys/new/{id}/begin", post(new_device::begin))
+        .route("/keys/new/{id}/key", post(new_device::key))
+        .route("/keys/new/{id}/app", post(new_device::app))
+        .route("/mfa/{id}", get(approve::show))
+        .route("/mfa/{id}/begin", post(approve::begin))
+        .route("/mfa/{id}/approve", post(approve::approve))
+        .route("/mfa/{id}/deny", post(approve::deny))
         .route("/assets/{name}", get(assets::serve))
         .route_layer(from_fn(to_its_end))
         .fallback(nothing_here)

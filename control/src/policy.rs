@@ -174,6 +174,13 @@ impl World {
         Some(shortest.unwrap_or(DEFAULT_LOGIN_TTL))
     }
 
+    /// Whether a browser on another machine may log this user in: one of the roles says so, and none says no.
+    pub fn lets_log_in_elsewhere(&self, user: &UserName) -> bool {
+        let roles = self.users.get(user).into_iter().flatten();
+        let roles: Vec<&RoleDocument> = roles.filter_map(|role| self.roles.get(role)).collect();
+        terms::allows_cross_device(&roles)
+    }
+
     /// The locks that stand at `now`.
     pub fn locks(&self, now: TimeOfDay) -> Vec<Lock> {
         let standing = self.locks.iter().filter(|lock| !is_over(lock, now));

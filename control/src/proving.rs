@@ -16,6 +16,7 @@ use portlatch_protocol::api::{AccessRequest, Ceremony};
 use portlatch_protocol::names::Id;
 
 use crate::api::problem::Denial;
+use crate::browser::approval::{Approval, CrossDevice};
 use crate::ceremony::purpose::about;
 use crate::ceremony::{Challenge, Codes, LIFETIME, Owner, ProofPurpose, Purpose};
 use crate::codes::{CodeError, Next};
@@ -35,11 +36,14 @@ pub(crate) struct Demand {
     pub(crate) strength: TapStrength,
     /// Whether a code does as well.
     pub(crate) codes: Codes,
+    /// Whether a browser on another machine may answer.
+    pub(crate) cross: CrossDevice,
 }
 
 impl Demand {
     /// A key, tapped.
-    pub(crate) const KEY: Self = Self { strength: TapStrength::Presence, codes: Codes::Refused };
+    pub(crate) const KEY: Self =
+        Self { strength: TapStrength::Presence, codes: Codes::Refused, cross: CrossDevice::Refused };
 }
 
 impl Control {
@@ -67,9 +71,15 @@ impl Control {
             true => Codes::Taken,
             false => Codes::Refused,
         };
-        let proof = ProofPurpose { login: login.clone(), wanted, codes, state };
-        self.audit.write(about(&proof.wanted, asker.event(EventKind::MfaChallenge))).await?;
+        let browser = request.browser.as_ref().map(|browser| Approval::new(browser, demand.cross));
+        let browser = browser.transpose()?;
         let ceremony = random_id();
+        let page = browser.as_ref().map(|approval| BrowserOffer {
+            url: format!("https://{}/mfa/{ceremony}", self.authority_part()),
+            code: approval.code(),
+        });
+        let proof = ProofPurpose { login: login.clone(), wanted, codes, state, browser };
+        self.audit.write(about(&proof.wanted, asker.event(EventKind::MfaChallenge))).await?;
         let challenge = Challenge {
             owner: Owner::Login(login.login.clone()),
             purpose: Purpose::Proof(Box::new(proof)),
@@ -79,15 +89,15 @@ impl Control {
         let displaced = self.ceremonies.insert(ceremony.clone(), challenge, now)?;
         self.note_ended(displaced, "displaced").await;
         let (expires_in, code_allowed) = (LIFETIME.as_secs(), codes == Codes::Taken);
-        Ok(Ceremony { ceremony, options, expires_in, code_allowed, browser: None::<BrowserOffer> })
+        Ok(Ceremony { ceremony, options, expires_in, code_allowed, browser: page })
     }
 
     /// What is asked for, by the policy of this moment; what it refuses is on the record.
-    async fn demand(&self, asker: Asker<'_>, wanted: &CeremonyPurpose) -> Result<Demand, Denial> {
+    pub(crate) async fn demand(&self, asker: Asker<'_>, wanted: &CeremonyPurpose) -> Result<Demand, Denial> {
         match wanted {
             CeremonyPurpose::Open(open) => self.demand_of_open(asker, open).await,
             CeremonyPurpose::Exec(exec) => self.demand_of_exec(asker, exec).await,
-            CeremonyPurpose::ManageDevices(change) => self.demand_of_change(asker, change).await,
+            CeremonyPurpose::ManageDevices(change) => self.demand_of_change(&asker.into(), change).await,
         }
     }
 
@@ -101,6 +111,9 @@ impl Control {
         ceremony: &Id,
         proof: &PresenceProof,
     ) -> Result<CeremonyOutcome, Denial> {
+        if let PresenceProof::Browser(page) = proof {
+            return self.finish_with_page(asker, ceremony, page).await;
+        }
         // Taken before anything is verified: no path below can give it a second answer.
         let (login, now) = (&asker.login.login, self.clock.boot_time());
         let Some((purpose, _)) = self.ceremonies.take_proof(ceremony, &login.login, now) else {
@@ -142,10 +155,8 @@ impl Control {
                 }
                 self.verify_typed(asker, purpose, code).await
             }
-            PresenceProof::Browser(_) => {
-                self.answer_failed(asker, &purpose.wanted, "no_browser").await;
-                Err(Denial::BadAssertion)
-            }
+            // Taken apart before: what a page approved is no answer to verify here.
+            PresenceProof::Browser(_) => Err(Denial::BadAssertion),
         }
     }
 
@@ -204,7 +215,11 @@ impl Control {
         }
     }
 
-    async fn refuse_if_paused(&self, asker: Asker<'_>, wanted: &CeremonyPurpose) -> Result<(), Denial> {
+    pub(crate) async fn refuse_if_paused(
+        &self,
+        asker: Asker<'_>,
+        wanted: &CeremonyPurpose,
+    ) -> Result<(), Denial> {
         let (login, now) = (&asker.login.login.login, self.clock.boot_time());
         let Some(left) = self.access_limits.failures.pause(login, now) else { return Ok(()) };
         self.note_limited(asker, about(wanted, asker.event(EventKind::MfaFail))).await;

@@ -3,7 +3,7 @@
 use axum::Json;
 use utoipa::OpenApi;
 
-use super::routes;
+use super::{pages, routes};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -25,6 +25,10 @@ use super::routes;
         routes::mfa_devices,
         routes::finish_enrolment,
         routes::forget_taps,
+        pages::decision,
+        pages::begin_login,
+        pages::finish_login,
+        pages::login_decision,
         serve,
     )
 )]
@@ -41,7 +45,7 @@ mod tests {
     use super::*;
 
     /// The table of `portlatch_protocol::api`, and this description.
-    const ROUTES: [(&str, &str); 13] = [
+    const ROUTES: [(&str, &str); 17] = [
         ("post", "/v1/login"),
         ("post", "/v1/login/{ceremony}"),
         ("post", "/v1/logout"),
@@ -54,6 +58,10 @@ mod tests {
         ("get", "/v1/devices"),
         ("post", "/v1/devices/{ceremony}"),
         ("delete", "/v1/taps"),
+        ("post", "/v1/ceremonies/{ceremony}/page"),
+        ("post", "/v1/browser-logins"),
+        ("post", "/v1/browser-logins/{ceremony}"),
+        ("post", "/v1/browser-logins/{ceremony}/page"),
         ("get", "/v1/openapi.json"),
     ];
 

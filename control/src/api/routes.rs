@@ -25,7 +25,7 @@ use crate::grants::Asker;
 type Service = State<Arc<Control>>;
 
 /// A JSON body; what is wrong with it is answered as a [`Problem`].
-pub(super) struct Body<T>(T);
+pub(super) struct Body<T>(pub(super) T);
 
 impl<T: serde::de::DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Response;
@@ -57,7 +57,7 @@ pub(super) async fn begin_login(
 pub(super) async fn finish_login(
     State(control): Service,
     Extension(peer): Extension<Peer>,
-    ceremony: Result<Path<Id>, axum::extract::rejection::PathRejection>,
+    ceremony: Named,
     Body(request): Body<LoginAnswer>,
 ) -> Result<Json<LoginGranted>, Denial> {
     Ok(Json(control.finish_login(&named(ceremony)?, &request, peer.address.ip()).await?))
@@ -169,7 +169,7 @@ pub(super) async fn begin_ceremony(
 pub(super) async fn finish_ceremony(
     State(control): Service,
     Extension(peer): Extension<Peer>,
-    ceremony: Result<Path<Id>, axum::extract::rejection::PathRejection>,
+    ceremony: Named,
     Body(proof): Body<PresenceProof>,
 ) -> Result<Json<CeremonyOutcome>, Denial> {
     let login = control.authenticate(&peer).await?;
@@ -183,7 +183,7 @@ pub(super) async fn finish_ceremony(
 pub(super) async fn cancel_ceremony(
     State(control): Service,
     Extension(peer): Extension<Peer>,
-    ceremony: Result<Path<Id>, axum::extract::rejection::PathRejection>,
+    ceremony: Named,
 ) -> Result<StatusCode, Denial> {
     let login = control.authenticate(&peer).await?;
     let asker = Asker { login: &login, address: peer.address.ip() };
@@ -211,7 +211,7 @@ pub(super) async fn mfa_devices(
 pub(super) async fn finish_enrolment(
     State(control): Service,
     Extension(peer): Extension<Peer>,
-    ceremony: Result<Path<Id>, axum::extract::rejection::PathRejection>,
+    ceremony: Named,
     Body(proof): Body<DeviceProof>,
 ) -> Result<Json<MfaDevice>, Denial> {
     let login = control.authenticate(&peer).await?;
@@ -233,7 +233,10 @@ pub(super) async fn forget_taps(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// The ceremony that a path names.
+pub(super) type Named = Result<Path<Id>, axum::extract::rejection::PathRejection>;
+
 /// A name that is none names no ceremony.
-fn named(ceremony: Result<Path<Id>, axum::extract::rejection::PathRejection>) -> Result<Id, Denial> {
+pub(super) fn named(ceremony: Named) -> Result<Id, Denial> {
     ceremony.map(|Path(id)| id).map_err(|_| Denial::CeremonyEnded)
 }

@@ -9,7 +9,10 @@ use portlatch_audit::{Event, EventKind};
 use portlatch_clock::BootTime;
 use portlatch_protocol::names::{Id, UserName};
 use webauthn_rs::prelude::{DiscoverableAuthentication, SecurityKeyAuthentication, SecurityKeyRegistration};
+use zeroize::Zeroizing;
 
+use super::approval::Place;
+use super::devices::WantedChange;
 use super::secrets::CookieHash;
 use super::sign_in::SignInTarget;
 use crate::ceremony::{MAX_OPEN, MAX_PER_OWNER, TableFull};
@@ -28,6 +31,54 @@ pub(crate) enum PagePurpose {
     Key { user: UserName, target: SignInTarget, state: Box<SecurityKeyAuthentication> },
     /// An enrolment with a one-time token.
     Enrol(Box<EnrolPurpose>),
+    /// The approval of what an agent waits for.
+    Approve(Box<ApprovePurpose>),
+    /// A change of the user's own devices.
+    Change(Box<ChangePurpose>),
+    /// The enrolment of one more key; the tap that it needs was given.
+    NewKey(Box<NewKeyPurpose>),
+    /// The enrolment of an app, likewise.
+    NewApp(Box<NewAppPurpose>),
+}
+
+/// What a change keeps until the key has answered.
+#[derive(Clone)]
+pub(crate) struct ChangePurpose {
+    pub(crate) user: UserName,
+    pub(crate) wanted: WantedChange,
+    pub(crate) state: SecurityKeyAuthentication,
+}
+
+/// A key that is to be enrolled.
+#[derive(Clone)]
+pub(crate) struct NewKeyPurpose {
+    pub(crate) user: UserName,
+    pub(crate) name: String,
+    pub(crate) kind: CredentialKind,
+    /// What it is asked.
+    pub(crate) options: serde_json::Value,
+    pub(crate) state: SecurityKeyRegistration,
+}
+
+/// An app that is to be enrolled.
+#[derive(Clone)]
+pub(crate) struct NewAppPurpose {
+    pub(crate) user: UserName,
+    pub(crate) name: String,
+    /// What it is told.
+    pub(crate) secret: Zeroizing<Vec<u8>>,
+    /// First codes that may still be wrong.
+    pub(crate) tries: u32,
+}
+
+/// What an approval keeps until the key has answered.
+#[derive(Clone)]
+pub(crate) struct ApprovePurpose {
+    pub(crate) user: UserName,
+    /// The agent's ceremony.
+    pub(crate) ceremony: Id,
+    pub(crate) place: Place,
+    pub(crate) state: SecurityKeyAuthentication,
 }
 
 /// All that an enrolment keeps until its key has answered.
@@ -67,6 +118,10 @@ impl PagePurpose {
             Self::Passkey { named, .. } => named.as_ref(),
             Self::Key { user, .. } => Some(user),
             Self::Enrol(enrol) => Some(&enrol.user),
+            Self::Approve(approve) => Some(&approve.user),
+            Self::Change(change) => Some(&change.user),
+            Self::NewKey(new) => Some(&new.user),
+            Self::NewApp(new) => Some(&new.user),
         }
     }
 }
@@ -117,6 +172,19 @@ impl PageChallenges {
         }
         open.insert(id, challenge);
         Ok(displaced)
+    }
+
+    /// Looks at a challenge of this cookie, which stays where it is.
+    pub(crate) fn look<R>(
+        &self,
+        id: &Id,
+        owner: &CookieHash,
+        now: BootTime,
+        look: impl FnOnce(&mut PagePurpose) -> R,
+    ) -> Option<R> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = open.get_mut(id).filter(|found| found.owner == *owner && found.expires > now);
+        found.map(|found| look(&mut found.purpose))
     }
 
     /// Takes a challenge out of the table: it can never be answered again. One of another cookie stays where it is.

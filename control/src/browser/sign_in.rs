@@ -9,6 +9,7 @@ use portlatch_protocol::names::{Id, UserName};
 use webauthn_rs::fake::{FakePasskeyDistribution, WebauthnFakeCredentialGenerator};
 use webauthn_rs::prelude::CredentialID;
 
+use super::approval::{Place, Redirect};
 use super::challenges::{PageChallenge, PagePurpose};
 use super::secrets::CookieSecret;
 use super::sessions::at;
@@ -17,7 +18,6 @@ use crate::api::problem::Denial;
 use crate::ceremony::LIFETIME;
 use crate::control::{Control, random_id};
 use crate::login::limits::network_of;
-use crate::store::credentials::CredentialKind;
 use crate::webauthn::{KeyError, TapStrength};
 
 /// What somebody signs in for.
@@ -25,6 +25,13 @@ use crate::webauthn::{KeyError, TapStrength};
 pub(crate) enum SignInTarget {
     /// The pages themselves.
     Pages,
+    /// A device whose login waits.
+    Device {
+        /// It.
+        login: Id,
+        /// Where the browser is.
+        place: Place,
+    },
 }
 
 /// How somebody signs in.
@@ -49,8 +56,19 @@ pub(crate) enum SignInProof {
 pub(crate) struct SignedIn {
     /// The cookie of the new session.
     pub(crate) cookie: CookieSecret,
-    /// What for.
-    pub(crate) target: SignInTarget,
+    /// Where to go.
+    pub(crate) leads: Leads,
+}
+
+/// Where somebody goes who has signed in.
+#[derive(Debug)]
+pub(crate) enum Leads {
+    /// To the pages.
+    Pages,
+    /// Back to the agent on the same machine, whose login this was.
+    Agent(Redirect),
+    /// Nowhere: the agent on the other machine is told.
+    Elsewhere,
 }
 
 impl Control {
@@ -80,7 +98,7 @@ impl Control {
         named: Option<UserName>,
     ) -> Result<Task, Denial> {
         let listed = match &named {
-            Some(user) => self.passkeys_of(user).await?,
+            Some(user) => self.names_of_keys(user).await?,
             None => Vec::new(),
         };
         let (options, state) = self.relying_party.begin_passkey(listed).map_err(unavailable)?;
@@ -88,12 +106,11 @@ impl Control {
         self.open_page_challenge(visit, purpose, options).await
     }
 
-    /// The names of the user's passkeys. For a user without any, or whom nobody has, some that are as good to look at: the
+    /// The names of the user's keys. For a user without any, or whom nobody has, some that are as good to look at: the
     /// answer must not tell who exists.
-    async fn passkeys_of(&self, user: &UserName) -> Result<Vec<CredentialID>, Denial> {
+    async fn names_of_keys(&self, user: &UserName) -> Result<Vec<CredentialID>, Denial> {
         let keys = self.store.credentials(user).await?;
-        let passkeys = keys.iter().filter(|key| key.kind == CredentialKind::Passkey);
-        let names: Vec<CredentialID> = passkeys.map(|key| key.security_key.cred_id().clone()).collect();
+        let names: Vec<CredentialID> = keys.iter().map(|key| key.security_key.cred_id().clone()).collect();
         if !names.is_empty() && self.hub.now().has_user(user) {
             return Ok(names);
         }
@@ -159,7 +176,14 @@ impl Control {
                 let tap = party.finish_browser_tap(credential, &user, &state, &self.store, now).await;
                 (user, target, tap)
             }
-            Some(PagePurpose::Enrol(_)) | None => return Err(self.page_challenge_ended(visit).await),
+            Some(
+                PagePurpose::Enrol(_)
+                | PagePurpose::Approve(_)
+                | PagePurpose::Change(_)
+                | PagePurpose::NewKey(_)
+                | PagePurpose::NewApp(_),
+            )
+            | None => return Err(self.page_challenge_ended(visit).await),
         };
         let tap = self.tap_or_noted(&user, visit, verified).await?;
         self.refuse_locked_visitor(&user, visit).await?;
@@ -169,8 +193,15 @@ impl Control {
         let (amr, key_id, uv) = (tap.amr(), Some(tap.key_id.clone()), Some(tap.is_user_verified));
         let ok = Event { amr, key_id, uv, up: Some(true), ..at(EventKind::MfaOk, &user, visit) };
         self.audit.write(ok).await?;
+        let leads = match target {
+            SignInTarget::Pages => Leads::Pages,
+            SignInTarget::Device { login, place } => {
+                let redirect = self.approve_device(&login, &place, &user, &tap)?;
+                redirect.map_or(Leads::Elsewhere, Leads::Agent)
+            }
+        };
         let cookie = self.open_web_session(&user, Some(&tap.key_id), visit, tap.amr()).await?;
-        Ok(SignedIn { cookie, target })
+        Ok(SignedIn { cookie, leads })
     }
 
     /// Keeps a challenge of a page, and records it.
@@ -188,12 +219,24 @@ impl Control {
             ..Event::new(EventKind::MfaChallenge)
         };
         self.audit.write(made).await?;
-        let (challenge, expires) = (random_id(), self.clock.boot_time() + LIFETIME);
+        let challenge = random_id();
+        self.keep_page_challenge(visit, challenge.clone(), purpose).await?;
+        Ok(Task { challenge, options })
+    }
+
+    /// Keeps a challenge of a page.
+    pub(super) async fn keep_page_challenge(
+        &self,
+        visit: Visit,
+        challenge: Id,
+        purpose: PagePurpose,
+    ) -> Result<(), Denial> {
+        let expires = self.clock.boot_time() + LIFETIME;
         let kept = PageChallenge { owner: visit.owner, purpose, address: visit.address, expires };
-        for event in self.browsers.challenges.insert(challenge.clone(), kept)? {
+        for event in self.browsers.challenges.insert(challenge, kept)? {
             self.audit.note(event).await;
         }
-        Ok(Task { challenge, options })
+        Ok(())
     }
 
     pub(super) async fn refuse_locked_visitor(&self, user: &UserName, visit: Visit) -> Result<(), Denial> {

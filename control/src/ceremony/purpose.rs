@@ -7,6 +7,9 @@ use portlatch_protocol::names::{DeviceName, UserName};
 use webauthn_rs::prelude::{SecurityKeyAuthentication, SecurityKeyRegistration};
 use zeroize::Zeroizing;
 
+use super::Approval;
+use crate::presence::Presence;
+
 /// What a challenge is for.
 #[derive(Clone)]
 pub enum Purpose {
@@ -68,6 +71,8 @@ pub struct ProofPurpose {
     pub codes: Codes,
     /// What verifies the answer of a key.
     pub state: SecurityKeyAuthentication,
+    /// What its page may decide, where the agent can have one answered.
+    pub browser: Option<Approval<Presence>>,
 }
 
 /// Whether a code of an authenticator app answers a challenge.

@@ -6,7 +6,7 @@ use portlatch_audit::{Event, EventKind};
 use portlatch_clock::TimeOfDay;
 use portlatch_protocol::api::{LoginAnswer, LoginGranted, LoginProof, Secret};
 use portlatch_protocol::identity::Login;
-use portlatch_protocol::names::Id;
+use portlatch_protocol::names::{DeviceName, Id, UserName};
 
 use super::limits::network_of;
 use super::{Person, encode, proven, seconds_until};
@@ -20,7 +20,33 @@ use crate::store::logins::NewLogin;
 use crate::store::users::Enrolment;
 use crate::webauthn::{ExpectedTap, KeyError, VerifiedTap, amr};
 
+/// Somebody who signed in at a page, for a device.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PageLogin<'a> {
+    /// Who.
+    pub(crate) user: &'a UserName,
+    /// Where.
+    pub(crate) device: &'a DeviceName,
+    /// The login key.
+    pub(crate) key: &'a ProvenKey,
+    /// What was shown at the page.
+    pub(crate) tap: &'a VerifiedTap,
+}
+
 impl Control {
+    /// The login of somebody who signed in at a page.
+    ///
+    /// # Errors
+    /// A [`Denial`].
+    pub(crate) async fn log_in_from_page(
+        &self,
+        login: PageLogin<'_>,
+        address: IpAddr,
+    ) -> Result<LoginGranted, Denial> {
+        let person = Person { user: login.user, device: login.device, address };
+        self.log_in(person, login.key, login.tap).await
+    }
+
     /// Ends a login's ceremony: verifies the answer, and signs the login's certificate.
     ///
     /// # Errors

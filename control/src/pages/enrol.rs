@@ -50,7 +50,8 @@ fn fields() -> Markup {
         hint: None,
         value: None,
     };
-    let kind = |value, label, hint| Choice { name: "kind", value, label, hint, is_chosen: false };
+    let kind =
+        |value, label, hint| Choice { form: "enrol", name: "kind", value, label, hint, is_chosen: false };
     let key = kind("key", "A security key", "A USB or NFC key that you tap.");
     let passkey = kind(
         "passkey",

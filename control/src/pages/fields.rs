@@ -34,12 +34,19 @@ pub(super) enum Next {
     Keys,
     /// To the keys, for the first time.
     Welcome,
+    /// To the keys, after a change.
+    Changed,
+    /// To the keys, after an enrolment.
+    Enrolled,
+    /// To what an agent waits for.
+    Waiting(Id),
 }
 
 impl Next {
     /// As a link names it; anything else leads to the keys.
-    pub(super) fn parse(_: &str) -> Self {
-        Self::Keys
+    pub(super) fn parse(path: &str) -> Self {
+        let id = path.strip_prefix("/mfa/").and_then(|id| id.parse().ok());
+        id.map_or(Self::Keys, Self::Waiting)
     }
 
     /// The page.
@@ -47,13 +54,17 @@ impl Next {
         match self {
             Self::Keys => "/keys".to_owned(),
             Self::Welcome => "/keys?welcome".to_owned(),
+            Self::Changed => "/keys?done=change".to_owned(),
+            Self::Enrolled => "/keys?done=enrol".to_owned(),
+            Self::Waiting(id) => format!("/mfa/{id}"),
         }
     }
 
     /// The sign-in that leads there.
     pub(super) fn sign_in_path(&self) -> String {
         match self {
-            Self::Keys | Self::Welcome => "/login".to_owned(),
+            Self::Keys | Self::Welcome | Self::Changed | Self::Enrolled => "/login".to_owned(),
+            Self::Waiting(id) => format!("/login?next=/mfa/{id}"),
         }
     }
 }
@@ -70,6 +81,21 @@ impl FromRequestParts<Arc<Control>> for Passing {
 
     async fn from_request_parts(parts: &mut Parts, _: &Arc<Control>) -> Result<Self, Trouble> {
         Ok(Self { cookie: Cookie::Visit.read(&parts.headers) })
+    }
+}
+
+/// Somebody, and from where.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Arrived {
+    /// From where.
+    pub(super) address: IpAddr,
+}
+
+impl FromRequestParts<Arc<Control>> for Arrived {
+    type Rejection = Trouble;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<Control>) -> Result<Self, Trouble> {
+        Ok(Self { address: address(&parts.extensions)? })
     }
 }
 

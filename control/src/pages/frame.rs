@@ -40,6 +40,11 @@ impl Page {
         Self { signed_in: Some(signed_in), ..self }
     }
 
+    /// The same, with forms that may lead to the agent that listens on this port of the browser's own machine.
+    pub(super) fn leads_to_loopback(self, port: u16) -> Self {
+        Self { loopback: Some(port), ..self }
+    }
+
     /// Where forms of the page may lead besides to ourselves.
     pub(super) const fn loopback(&self) -> Option<u16> {
         self.loopback
@@ -134,6 +139,8 @@ pub(super) enum Weight {
     Main,
     /// Something else.
     Side,
+    /// What cannot be undone.
+    Danger,
 }
 
 impl Weight {
@@ -141,6 +148,7 @@ impl Weight {
         match self {
             Self::Main => "main",
             Self::Side => "side",
+            Self::Danger => "danger",
         }
     }
 }
@@ -203,6 +211,8 @@ impl Field<'_> {
 
 /// One of several things to choose from.
 pub(super) struct Choice<'a> {
+    /// Tells the fields of several forms of a page apart.
+    pub(super) form: &'a str,
     pub(super) name: &'a str,
     pub(super) value: &'a str,
     pub(super) label: &'a str,
@@ -212,7 +222,7 @@ pub(super) struct Choice<'a> {
 
 impl Choice<'_> {
     pub(super) fn render(&self) -> Markup {
-        let id = format!("{}-{}", self.name, self.value);
+        let id = format!("{}-{}-{}", self.form, self.name, self.value);
         let hint = format!("{id}-hint");
         html! {
             div.choice {

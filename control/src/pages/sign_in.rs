@@ -53,59 +53,79 @@ pub(super) fn page_of_visit(passing: Passing, page: impl FnOnce(&str) -> Page) -
 pub(super) async fn show(passing: Passing, Query(Leads { next }): Query<Leads>) -> Response {
     let next = Next::parse(&next.unwrap_or_default());
     page_of_visit(passing, |token| {
-        let hidden = html! { input type="hidden" name="next" value=(next.path()); };
+        let forms = Forms { begin: "/login/begin", finish: "/login/finish", token, user: None };
+        let next = next.path();
         let main = html! {
             (without_script())
-            (ways(token, &hidden))
+            (forms.render(&|_| html! { input type="hidden" name="next" value=(next); }))
         };
         Page::new("Sign in", main)
     })
 }
 
-/// The ways of signing in, each with these fields besides its own.
-pub(super) fn ways(token: &str, hidden: &Markup) -> Markup {
-    let form = |button, weight| CeremonyForm {
-        asks: Asks::Get,
-        begin: "/login/begin",
-        finish: "/login/finish",
-        token,
-        button,
-        weight,
-    };
-    let field = |id, name, label, kind, autocomplete| Field {
-        id,
-        name,
-        label,
-        kind,
-        autocomplete,
-        hint: None,
-        value: None,
-    };
-    let user = field("user", "user", "User name", "text", "username");
-    let password = field("password", "password", "Password", "password", "current-password");
-    let named = field("passkey-user", "user", "User name", "text", "username webauthn");
-    html! {
-        div.card {
-            h2 { "With a passkey" }
-            p { "Your fingerprint, face or PIN is enough." }
-            (form("Sign in with a passkey", Weight::Main).with(&html! {
-                (hidden) input type="hidden" name="way" value="passkey";
-            }))
-            details {
-                summary { "My passkey is not offered" }
-                (form("Find my passkey", Weight::Side).with(&html! {
-                    (hidden) input type="hidden" name="way" value="passkey";
-                    (named.render())
+/// The forms of the ways of signing in.
+pub(super) struct Forms<'a> {
+    pub(super) begin: &'a str,
+    pub(super) finish: &'a str,
+    pub(super) token: &'a str,
+    /// Who must sign in, if that is known.
+    pub(super) user: Option<&'a str>,
+}
+
+impl Forms<'_> {
+    /// All of them; `more` gives the fields that each way has besides its own.
+    pub(super) fn render(&self, more: &dyn Fn(&str) -> Markup) -> Markup {
+        html! {
+            div.card {
+                h2 { "With a passkey" }
+                p { "Your fingerprint, face or PIN is enough." }
+                (self.form("Sign in with a passkey", Weight::Main).with(&html! {
+                    input type="hidden" name="way" value="passkey";
+                    (more("passkey"))
+                }))
+                details {
+                    summary { "My passkey is not offered" }
+                    (self.form("Find my passkey", Weight::Side).with(&html! {
+                        input type="hidden" name="way" value="passkey";
+                        (self.user_field("named-user").render())
+                        (more("named"))
+                    }))
+                }
+            }
+            div.card {
+                h2 { "With password and security key" }
+                (self.form("Sign in with your key", Weight::Main).with(&html! {
+                    input type="hidden" name="way" value="password";
+                    (self.user_field("user").render())
+                    (Field {
+                        id: "password",
+                        name: "password",
+                        label: "Password",
+                        kind: "password",
+                        autocomplete: "current-password",
+                        hint: None,
+                        value: None,
+                    }.render())
+                    (more("password"))
                 }))
             }
         }
-        div.card {
-            h2 { "With password and security key" }
-            (form("Sign in with your key", Weight::Main).with(&html! {
-                (hidden) input type="hidden" name="way" value="password";
-                (user.render())
-                (password.render())
-            }))
+    }
+
+    fn form<'b>(&'b self, button: &'b str, weight: Weight) -> CeremonyForm<'b> {
+        let Self { begin, finish, token, .. } = self;
+        CeremonyForm { asks: Asks::Get, begin, finish, token, button, weight }
+    }
+
+    fn user_field<'b>(&'b self, id: &'b str) -> Field<'b> {
+        Field {
+            id,
+            name: "user",
+            label: "User name",
+            kind: "text",
+            autocomplete: "username",
+            hint: None,
+            value: self.user,
         }
     }
 }
@@ -120,17 +140,23 @@ pub(super) struct Typed {
     password: String,
 }
 
+impl Typed {
+    /// As control takes it.
+    pub(super) fn proof(self) -> Result<SignInProof, Trouble> {
+        Ok(match self.way.as_str() {
+            "passkey" if self.user.is_empty() => SignInProof::Passkey { user: None },
+            "passkey" => SignInProof::Passkey { user: Some(user_name(&self.user)?) },
+            _ => SignInProof::Password { user: user_name(&self.user)?, password: Secret(self.password) },
+        })
+    }
+}
+
 /// Makes the challenge for the key.
 pub(super) async fn begin(
     State(control): State<Arc<Control>>,
     Sent { visit, fields }: Sent<Typed>,
 ) -> Result<Json<Begun>, Trouble> {
-    let proof = match fields.way.as_str() {
-        "passkey" if fields.user.is_empty() => SignInProof::Passkey { user: None },
-        "passkey" => SignInProof::Passkey { user: Some(user_name(&fields.user)?) },
-        _ => SignInProof::Password { user: user_name(&fields.user)?, password: Secret(fields.password) },
-    };
-    Ok(Json(control.begin_sign_in(visit, SignInTarget::Pages, proof).await?.into()))
+    Ok(Json(control.begin_sign_in(visit, SignInTarget::Pages, fields.proof()?).await?.into()))
 }
 
 /// The answer of the key, and where to go.
@@ -154,9 +180,7 @@ pub(super) async fn finish(
     let signed_in = signed_in.map_err(|denial| back(denial.into()))?;
     let session = (SET_COOKIE, Cookie::Session.keep(&signed_in.cookie));
     let cookies = AppendHeaders([session, (SET_COOKIE, Cookie::Visit.forget())]);
-    match signed_in.target {
-        SignInTarget::Pages => Ok((cookies, Redirect::to(&next.path())).into_response()),
-    }
+    Ok((cookies, Redirect::to(&next.path())).into_response())
 }
 
 /// Nothing but the token.

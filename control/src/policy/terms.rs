@@ -73,7 +73,7 @@ pub(super) fn mfa_need(
 }
 
 /// The most restrictive word: one yes is needed, and a no stands against every yes.
-fn allows_cross_device(granting: &[&RoleDocument]) -> bool {
+pub(super) fn allows_cross_device(granting: &[&RoleDocument]) -> bool {
     let mut said = granting.iter().filter_map(|role| role.options.cross_device).peekable();
     said.peek().is_some() && said.all(|is_allowed| is_allowed)
 }

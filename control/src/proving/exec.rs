@@ -12,7 +12,6 @@ use portlatch_protocol::grant::MAX_LIFETIME;
 
 use super::Demand;
 use crate::api::problem::Denial;
-use crate::ceremony::Codes;
 use crate::ceremony::purpose::about;
 use crate::control::{Control, random_id};
 use crate::grants::Asker;
@@ -39,7 +38,7 @@ impl Control {
             false => TapStrength::Presence,
         };
         // A code is no proof that somebody has read a list (design section 6).
-        Ok(Demand { strength, codes: Codes::Refused })
+        Ok(Demand { strength, ..Demand::KEY })
     }
 
     /// The terms of each target; if any of them is refused, so is the whole, with the names of those.

@@ -7,6 +7,7 @@ use portlatch_protocol::resource::MfaNeed;
 
 use super::Demand;
 use crate::api::problem::Denial;
+use crate::browser::approval::CrossDevice;
 use crate::ceremony::Codes;
 use crate::control::{Control, random_id};
 use crate::documents::resource::MfaScope;
@@ -28,7 +29,11 @@ impl Demand {
             MfaNeed::TapOrCode => Codes::Taken,
             MfaNeed::None | MfaNeed::Tap => Codes::Refused,
         };
-        Self { strength, codes }
+        let cross = match terms.cross_device {
+            true => CrossDevice::WithCode,
+            false => CrossDevice::Refused,
+        };
+        Self { strength, codes, cross }
     }
 }
 

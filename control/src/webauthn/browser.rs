@@ -151,7 +151,6 @@ impl RelyingParty {
         let parsed: PublicKeyCredential =
             serde_json::from_value(answer.clone()).map_err(|_| KeyError::Malformed)?;
         let found = store.credential_named(parsed.get_credential_id()).await?;
-        let found = found.filter(|(_, key)| key.kind == CredentialKind::Passkey);
         let (user, key) = found.ok_or(KeyError::UnknownKey)?;
         let secrets = store.user_secrets(&user).await?.ok_or(KeyError::UnknownKey)?;
         let handle = parsed.get_user_unique_id().filter(|handle| !handle.is_empty());
