@@ -267,11 +267,31 @@ impl Flow {
         is_ahead && segment.has(ACK) && self.socket().state() != State::SynReceived
     }
 
+    /// Has the windows hear a segment, unless smoltcp turns a deaf ear to it: to a second end right behind the first.
+    pub(crate) fn hear_window(&mut self, segment: &Segment) {
+        let (outstanding, expected) = (self.outstanding(), self.expected());
+        let is_second_end = segment.has(FIN) && segment.sequence == expected && self.has_program_finished();
+        if !is_second_end {
+            self.window.hear(segment, outstanding, expected);
+        }
+    }
+
+    /// Whether a segment has bytes that would stand behind the end of the program's stream.
+    pub(crate) fn is_behind_the_end(&self, segment: &Segment) -> bool {
+        self.has_program_finished()
+            && segment.payload_len > 0
+            && segment.end().wrapping_sub(self.expected()) as i32 > 0
+    }
+
     /// Whether a segment says nothing new, while nothing but our FIN is not acknowledged. Three of them would stop
     /// smoltcp's timer, to have the lost bytes sent at once; there are none, and so the FIN would never be sent again.
     pub(crate) fn is_idle_talk(&self, segment: &Segment) -> bool {
-        let says_nothing = segment.end() == segment.sequence && segment.sequence == self.expected();
-        says_nothing
+        let expected = self.expected();
+        let payload_len = if self.is_behind_the_end(segment) { 0 } else { segment.payload_len };
+        let is_end = segment.has(FIN) && segment.sequence == expected;
+        payload_len == 0
+            && !is_end
+            && self.window.accepts(&Segment { payload_len, ..*segment }, expected)
             && segment.acknowledgement == self.window.acknowledged()
             && self.socket().send_queue() == 0
             && self.outstanding() == 1

@@ -56,7 +56,7 @@ impl Window {
     }
 
     /// Whether some of a segment lies in that window, as RFC 9293 section 3.10.7.4 has it.
-    fn accepts(&self, segment: &Segment, expected: u32) -> bool {
+    pub(crate) fn accepts(&self, segment: &Segment, expected: u32) -> bool {
         let is_first_within = self.reaches(segment.sequence, expected);
         if segment.payload_len == 0 {
             return is_first_within || segment.sequence == expected;

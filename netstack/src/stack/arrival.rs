@@ -140,7 +140,7 @@ impl<M: RingMemory> Stack<M> {
             return self.challenge(slot);
         }
         let is_idle_talk = flow.is_idle_talk(segment);
-        flow.window.hear(segment, flow.outstanding(), flow.expected());
+        flow.hear_window(segment);
         let before = flow.progress();
         if !is_idle_talk {
             self.feed_flow(slot, packet, segment);
@@ -216,11 +216,7 @@ impl<M: RingMemory> Stack<M> {
     /// would be lost. So a FIN goes in by itself, and waits for its turn like any other byte. And it takes bytes from
     /// behind a FIN for more of the stream.
     fn feed_parts(&mut self, slot: u32, packet: &IpPacket<'_>, segment: &Segment) {
-        let flow = &self.flows[slot as usize];
-        let is_behind_the_end = flow.has_program_finished()
-            && segment.payload_len > 0
-            && segment.end().wrapping_sub(flow.expected()) as i32 > 0;
-        if is_behind_the_end {
+        if self.flows[slot as usize].is_behind_the_end(segment) {
             self.feed(slot, &segment::without_payload(packet, segment));
         } else if segment.has(FIN) && segment.payload_len > 0 {
             self.feed(slot, &segment::without_fin(packet));
