@@ -22,7 +22,7 @@ use rustls::server::NoServerSessionStorage;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::task::JoinSet;
 
-use crate::admission::Places;
+use crate::admission::Handshakes;
 use crate::certificate::ServerCertificate;
 use crate::proxy::Proxy;
 use crate::watch::View;
@@ -116,7 +116,7 @@ impl UdpPort {
 
 /// Serves tunnels until the proxy has ended, or until a lane breaks.
 pub async fn serve(proxy: Arc<Proxy>, port: UdpPort) {
-    let handshakes = Places::for_handshakes();
+    let handshakes = Handshakes::default();
     let mut lanes = JoinSet::new();
     let most_tunnels = lane::MAX_TUNNELS / port.lanes.len();
     for lane in port.lanes {

@@ -28,7 +28,7 @@ use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::admission::{HANDSHAKE_DEADLINE, Place, Places};
+use crate::admission::{HANDSHAKE_DEADLINE, Handshakes, Place, Places, Underway};
 use crate::certificate::ServerCertificate;
 use crate::stop::Stop;
 use crate::watch::View;
@@ -148,7 +148,7 @@ impl Listener {
         B::Data: Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let (handshakes, places) = (Places::for_handshakes(), Places::for_connections());
+        let (handshakes, places) = (Handshakes::default(), Places::default());
         let mut connections = JoinSet::new();
         loop {
             let accepted = tokio::select! {
@@ -161,7 +161,7 @@ impl Listener {
             };
             let Some((stream, address)) = accepted else { continue };
             let Some(place) = places.admit(address.ip()) else { continue };
-            let Some(underway) = handshakes.admit(address.ip()) else { continue };
+            let underway = handshakes.begin(address.ip());
             let connection = Connection {
                 address,
                 api_config: Arc::clone(&self.api),
@@ -227,7 +227,7 @@ enum Asked {
 }
 
 impl Connection {
-    async fn serve<F, S, B>(self, stream: TcpStream, underway: Place, service: F)
+    async fn serve<F, S, B>(self, stream: TcpStream, underway: Underway, service: F)
     where
         F: Fn(Caller) -> S,
         S: Service<Request<Incoming>, Response = Response<B>>,
@@ -235,7 +235,10 @@ impl Connection {
         B: Body + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let handshake = timeout(HANDSHAKE_DEADLINE, self.handshake(stream)).await;
+        let handshake = tokio::select! {
+            handshake = timeout(HANDSHAKE_DEADLINE, self.handshake(stream)) => handshake,
+            () = underway.gives_way() => return,
+        };
         drop(underway);
         let (stream, asked) = match handshake {
             Ok(Ok(done)) => done,

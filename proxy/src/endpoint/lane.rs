@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::admission::{HANDSHAKE_DEADLINE, Place, Places};
+use crate::admission::{HANDSHAKE_DEADLINE, Handshakes, Underway};
 use crate::proxy::Proxy;
 use crate::tunnel;
 
@@ -38,7 +38,7 @@ pub(super) struct Lane {
 
 impl Lane {
     /// Serves the lane on a thread of its own; returns once it has ended.
-    pub(super) async fn start(self, proxy: Arc<Proxy>, handshakes: Places, most_tunnels: usize) {
+    pub(super) async fn start(self, proxy: Arc<Proxy>, handshakes: Handshakes, most_tunnels: usize) {
         let (on_thread, ended) = oneshot::channel::<()>();
         let name = format!("lane-{}", self.number);
         let thread = std::thread::Builder::new().name(name).spawn(move || {
@@ -61,7 +61,7 @@ impl Lane {
     pub(super) async fn serve(
         self,
         proxy: Arc<Proxy>,
-        handshakes: Places,
+        handshakes: Handshakes,
         most_tunnels: usize,
     ) -> io::Result<()> {
         let Self { socket, endpoint, server, .. } = self;
@@ -74,7 +74,7 @@ impl Lane {
 }
 
 /// Takes connections until the proxy has ended.
-async fn accept(proxy: Arc<Proxy>, endpoint: Endpoint, handshakes: Places, most_tunnels: usize) {
+async fn accept(proxy: Arc<Proxy>, endpoint: Endpoint, handshakes: Handshakes, most_tunnels: usize) {
     let mut tunnels = JoinSet::new();
     loop {
         tokio::select! {
@@ -98,23 +98,22 @@ async fn accept(proxy: Arc<Proxy>, endpoint: Endpoint, handshakes: Places, most_
 }
 
 /// Sorts a connection attempt: taken, asked to show its address, or refused. Waits for nothing.
-fn take(proxy: &Arc<Proxy>, incoming: Incoming, handshakes: &Places, tunnels: &mut JoinSet<()>) {
+fn take(proxy: &Arc<Proxy>, incoming: Incoming, handshakes: &Handshakes, tunnels: &mut JoinSet<()>) {
     if handshakes.are_many() && !incoming.remote_address_validated() {
         // It may retry exactly because it is not validated.
         let _ = incoming.retry();
         return;
     }
-    match handshakes.admit(incoming.remote_address().ip()) {
-        Some(underway) => drop(tunnels.spawn(handshake(Arc::clone(proxy), incoming, underway))),
-        None => incoming.refuse(),
-    }
+    let underway = handshakes.begin(incoming.remote_address().ip());
+    tunnels.spawn(handshake(Arc::clone(proxy), incoming, underway));
 }
 
-async fn handshake(proxy: Arc<Proxy>, incoming: Incoming, underway: Place) {
+async fn handshake(proxy: Arc<Proxy>, incoming: Incoming, underway: Underway) {
     let address = incoming.remote_address();
     let Ok(connecting) = incoming.accept() else { return };
     let handshake = tokio::select! {
         handshake = timeout(HANDSHAKE_DEADLINE, connecting) => handshake,
+        () = underway.gives_way() => return tracing::debug!(%address, "no tunnel: too many handshakes under way"),
         () = proxy.stop.ended.cancelled() => return,
     };
     drop(underway);

@@ -22,7 +22,7 @@ async fn peers_of_a_killed_proxy_learn_it_from_the_next_one() {
     let port = open_endpoint("127.0.0.1:0".parse().unwrap(), &ca, &proxy);
     let address = port.address();
     for lane in port.lanes {
-        doomed.spawn(lane.serve(Arc::clone(&proxy), Places::for_handshakes(), 1));
+        doomed.spawn(lane.serve(Arc::clone(&proxy), Handshakes::default(), 1));
     }
     let leaf = ca.leaf(Subject::Tunnel(login()));
     let (_client, connection) = connect(&ca, &leaf, address).await.unwrap();
