@@ -14,6 +14,8 @@ use quinn::{RecvStream, SendStream};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::budget::OverBudget;
+use crate::endpoint::transport::STREAM_WINDOW;
 use crate::grant::VerifiedGrant;
 use crate::limits::Place;
 use crate::proxy::Proxy;
@@ -30,22 +32,29 @@ pub async fn run(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, mut send: SendStream, m
     if proxy.stop.is_draining() {
         return refuse(&mut send, &mut receive, OpenRefusal::Unavailable).await;
     }
-    let open = match timeout(HEADER_DEADLINE, read_header(&mut receive)).await {
-        Ok(Ok(open)) => open,
-        Ok(Err(HeaderFault::Stream)) => return,
-        Ok(Err(HeaderFault::Frame(fault))) => {
+    let user = &tunnel.identity.login.user;
+    let header = proxy.budget.while_headless(user, STREAM_WINDOW.into(), read_header(&mut receive));
+    let open = match timeout(HEADER_DEADLINE, header).await {
+        Ok(Ok(Ok(open))) => open,
+        Ok(Ok(Err(HeaderFault::Stream))) => return,
+        Ok(Ok(Err(HeaderFault::Frame(fault)))) => {
             tracing::warn!(%fault, client = %tunnel.client().ip(), "a tunnel broke the protocol");
             return tunnel.connection.close(close::PROTOCOL.into(), b"not a header");
         }
-        Err(_) => return reset_both(&mut send, &mut receive, reset::BAD_HEADER),
+        Ok(Err(OverBudget)) | Err(_) => return reset_both(&mut send, &mut receive, reset::BAD_HEADER),
     };
     let admitted = match admit(&proxy, &tunnel, &open).await {
         Ok(admitted) => admitted,
         Err(refusal) => return refuse(&mut send, &mut receive, refusal).await,
     };
-    match begin(&proxy, &tunnel, &open, admitted).await {
+    match begin(&proxy, &tunnel, &open, admitted, &mut receive).await {
         Ok(session) => session.serve(&proxy, &mut send, &mut receive).await,
-        Err(refusal) => refuse(&mut send, &mut receive, refusal).await,
+        Err(NotBegun::Refused(refusal)) => refuse(&mut send, &mut receive, refusal).await,
+        Err(NotBegun::Early(Early::Gone)) => {}
+        Err(NotBegun::Early(Early::Bytes)) => {
+            tracing::warn!(client = %tunnel.client().ip(), "a tunnel broke the protocol: bytes before the answer");
+            tunnel.connection.close(close::PROTOCOL.into(), b"bytes before the answer");
+        }
     }
 }
 
@@ -132,13 +141,44 @@ async fn deny(
     refusal
 }
 
+/// Why a session did not begin.
+enum NotBegun {
+    Refused(OpenRefusal),
+    Early(Early),
+}
+
+impl From<OpenRefusal> for NotBegun {
+    fn from(refusal: OpenRefusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// What a peer did before its answer.
+enum Early {
+    /// It has reset the stream, or the tunnel is gone: nobody waits for the target any more.
+    Gone,
+    /// It sent more than its header. Nobody reads that until the target is there, and thousands of streams may wait for
+    /// theirs: so none of ours sends any.
+    Bytes,
+}
+
+/// Returns when the peer does one of it.
+async fn early(receive: &mut RecvStream) -> Early {
+    match receive.read_chunk(1, true).await {
+        Ok(Some(_)) => Early::Bytes,
+        Ok(None) => std::future::pending().await,
+        Err(_) => Early::Gone,
+    }
+}
+
 /// Puts the session on the record and dials.
 async fn begin(
     proxy: &Arc<Proxy>,
     tunnel: &Tunnel,
     open: &Open,
     admitted: Admitted,
-) -> Result<Connected, OpenRefusal> {
+    receive: &mut RecvStream,
+) -> Result<Connected, NotBegun> {
     let Admitted { grant, target, place } = admitted;
     let id = new_id().ok_or(OpenRefusal::Unavailable)?;
     let session = proxy.sessions.add(LiveSession {
@@ -157,18 +197,22 @@ async fn begin(
     // Again now that the session is in the table: the target's name took its time, and neither a revocation nor a lock
     // that came meanwhile must be passed by.
     if let Err(fault) = grant.check_standing(&tunnel.identity, &proxy.view) {
-        return Err(deny(proxy, tunnel, open, fault.refusal(), &fault.to_string(), None).await);
+        return Err(deny(proxy, tunnel, open, fault.refusal(), &fault.to_string(), None).await.into());
     }
     if let Err(error) = proxy.recorder.session_start(&session, open, &grant).await {
         tracing::error!(%error, "no session without its record");
-        return Err(OpenRefusal::Unavailable);
+        return Err(OpenRefusal::Unavailable.into());
     }
     let recorded = Recorded { proxy: Arc::clone(proxy), session, is_over: false };
     let dialled = tokio::select! {
         dialled = target.dial() => dialled,
         reason = recorded.session.end.called() => {
             recorded.over(reason).await;
-            return Err(refusal_of_end(reason));
+            return Err(refusal_of_end(reason).into());
+        }
+        early = early(receive) => {
+            recorded.over(EndReason::ProgramReset).await;
+            return Err(NotBegun::Early(early));
         }
     };
     match dialled {
@@ -177,7 +221,7 @@ async fn begin(
             let (refusal, reason) = (fault.refusal(), end_of_dial(&fault));
             tracing::debug!(%fault, resource = %open.resource, "not dialled");
             recorded.over(reason).await;
-            Err(refusal)
+            Err(refusal.into())
         }
     }
 }
