@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
-use crate::tunnel::INITIAL_STREAMS;
+use crate::tunnel::{FIRST_STREAMS, USUAL_STREAMS};
 
 /// A tunnel without a sign of life for so long is lost (design section 11).
 const IDLE: Duration = Duration::from_secs(60);
@@ -14,7 +14,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// is 600 Mbit/s at 20 ms.
 pub(crate) const STREAM_WINDOW: u32 = 1536 * 1024;
 /// The same for all streams of a tunnel: every one of them may be stalled and leave the others their speed.
-const CONNECTION_WINDOW: u64 = STREAM_WINDOW as u64 * INITIAL_STREAMS as u64;
+const CONNECTION_WINDOW: u64 = STREAM_WINDOW as u64 * USUAL_STREAMS as u64;
 /// Sent and not yet acknowledged: 1 Gbit/s at 100 ms. A stalled program holds none of it, since its stream's credit is
 /// used up first.
 const SEND_WINDOW: u64 = 12 * 1024 * 1024;
@@ -30,7 +30,7 @@ pub(super) fn config() -> TransportConfig {
     config
         .max_idle_timeout(Some(IdleTimeout::try_from(IDLE).expect("a minute fits")))
         .keep_alive_interval(Some(KEEP_ALIVE))
-        .max_concurrent_bidi_streams(VarInt::from_u32(INITIAL_STREAMS))
+        .max_concurrent_bidi_streams(VarInt::from_u32(FIRST_STREAMS))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .datagram_receive_buffer_size(None)
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
