@@ -1,5 +1,6 @@
 //! Streams over a real QUIC connection on loopback, to real sockets.
 
+mod hostile;
 mod lifecycle;
 
 use std::net::SocketAddr;
