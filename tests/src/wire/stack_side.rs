@@ -55,6 +55,7 @@ type Packet = (Vec<u8>, Checksum);
 pub struct StackSide {
     seeds: Vec<Seed>,
     buffer: Vec<u8>,
+    longest_turn: Duration,
 }
 
 /// Where the program of this connection goes, if its seed stands at this place.
@@ -90,7 +91,7 @@ impl StackSide {
     /// These seeds, each at its place in the list.
     pub fn new(scenes: Vec<Scene>, ends: &Ends, now: Instant) -> Self {
         let seeds = scenes.into_iter().map(|scene| Seed::new(scene, Arc::clone(ends), now)).collect();
-        Self { seeds, buffer: vec![0; BUFFER] }
+        Self { seeds, buffer: vec![0; BUFFER], longest_turn: Duration::ZERO }
     }
 
     /// Carries packets until `is_over` says so, which is asked at every turn.
@@ -98,7 +99,10 @@ impl StackSide {
     /// # Errors
     /// If the TUN fails.
     pub async fn run(&mut self, tun: &Tun, is_over: impl Fn(&Self) -> bool) -> io::Result<()> {
+        let mut turn_began = Instant::now();
         while !is_over(self) {
+            let before = std::mem::replace(&mut turn_began, Instant::now());
+            self.longest_turn = self.longest_turn.max(turn_began - before);
             for _ in 0..BATCH {
                 let Some(packet) = tun.try_recv(&mut self.buffer)? else { break };
                 let seed = destination(packet).and_then(place_of).and_then(|place| self.seeds.get_mut(place));
@@ -120,6 +124,12 @@ impl StackSide {
             }
         }
         Ok(())
+    }
+
+    /// The longest time from one turn to the next, of which there are ten a second at least: much more, and the machine
+    /// was busy elsewhere.
+    pub const fn longest_turn(&self) -> Duration {
+        self.longest_turn
     }
 
     /// The seeds whose stacks still have flows, with how many.

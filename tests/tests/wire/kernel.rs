@@ -97,6 +97,7 @@ fn carry(tun: &Tun, scenes: Vec<Scene>, ends: &Ends, is_over: &AtomicBool) -> Ve
         side.run(tun, |_| is_over.load(Ordering::Relaxed)).await.unwrap();
         let patience = Instant::now() + PATIENCE;
         side.run(tun, |side| side.flows_left().is_empty() || patience < Instant::now()).await.unwrap();
+        say(&format!("the longest turn took {:?}", side.longest_turn()));
         side.flows_left()
     })
 }
