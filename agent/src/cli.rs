@@ -1,14 +1,16 @@
 //! The command line: what can be typed, and which command does it.
 
+use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use portlatch_clock::Clock;
-use portlatch_protocol::names::UserName;
+use portlatch_protocol::names::{ResourceKind, UserName};
 use portlatch_protocol::tls::CaPin;
 
 use crate::address::{ClusterAddress, split_port};
-use crate::commands::{self, unless_stopped};
+use crate::commands::{self, Labels, unless_stopped};
 use crate::failure::Failure;
 use crate::files::Files;
 use crate::mfa_mode::MfaMode;
@@ -46,6 +48,9 @@ enum Command {
     Watch,
     /// Tap for a port before a program connects to it
     Tap(Tap),
+    /// Run a command once for each resource that matches, after one tap
+    #[command(after_help = EXEC_HELP)]
+    Exec(Exec),
     /// Sign out, and forget key and certificate
     Logout,
 }
@@ -130,6 +135,41 @@ pub(crate) struct Tap {
     pub(crate) mfa_mode: Option<MfaMode>,
 }
 
+/// `portlatch exec`.
+#[derive(Debug, Args)]
+pub(crate) struct Exec {
+    /// The kind of the resources: app, db, node, kube_cluster or desktop
+    #[arg(long, value_name = "KIND")]
+    pub(crate) kind: ResourceKind,
+    /// Labels that they all have; * is any value
+    #[arg(long, value_name = "KEY=VALUE,...")]
+    pub(crate) labels: Labels,
+    /// The port, where a resource has several
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) port: Option<u16>,
+    /// Keep the output of each as NAME.log in this directory, and summary.json beside it
+    #[arg(long, value_name = "DIR")]
+    pub(crate) output_dir: Option<PathBuf>,
+    /// Do not ask before the tap
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Print the summary as JSON; all else goes to standard error
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// How to prove presence, instead of as the login says; codes are not taken
+    #[arg(long, value_name = "MODE")]
+    pub(crate) mfa_mode: Option<MfaMode>,
+    /// The command and its arguments, in which {host}, {port} and {name} are replaced
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// What the commands of an exec find in their environment.
+const EXEC_HELP: &str = "\
+Each command has PORTLATCH_HOST, PORTLATCH_PORT and PORTLATCH_NAME in its environment; for PostgreSQL also PGHOST and
+PGPORT, for MySQL also MYSQL_HOST and MYSQL_TCP_PORT. Ten run at a time. Example:
+  portlatch exec --kind db --labels env=prod --output-dir logs -- psql -c 'select 1'";
+
 /// Runs the command that the arguments name.
 pub(crate) fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -144,7 +184,7 @@ pub(crate) fn run() -> ExitCode {
     log.with_ansi(terminal::is_coloured(&std::io::stderr())).init();
     match start(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure @ (Failure::Unread | Failure::Stopped(_))) => failure.exit_code(),
+        Err(failure @ (Failure::Unread | Failure::Said | Failure::Stopped(_))) => failure.exit_code(),
         Err(failure) => {
             terminal::complain(&format!("portlatch: {failure}"));
             failure.exit_code()
@@ -179,6 +219,7 @@ fn start(command: Command) -> Result<(), Failure> {
                     split_port(&tap.target).map_err(|error| Failure::Usage(error.to_string()))?;
                 unless_stopped(commands::tap(&files, &host, port, tap.mfa_mode)).await
             }
+            Command::Exec(exec) => commands::exec(&exec, &files, &clock).await,
             Command::Logout => commands::logout(&files, &clock).await,
         }
     });

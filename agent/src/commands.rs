@@ -17,6 +17,7 @@ use crate::terminal;
 
 mod agent;
 mod asking;
+mod exec;
 mod login;
 mod logout;
 mod ls;
@@ -26,6 +27,7 @@ mod tap;
 mod watch;
 
 pub(crate) use agent::agent;
+pub(crate) use exec::{Labels, exec};
 pub(crate) use login::login;
 pub(crate) use logout::{logged_out, logout};
 pub(crate) use ls::ls;
@@ -37,7 +39,7 @@ pub(crate) use watch::watch;
 ///
 /// # Errors
 /// If signals cannot be heard.
-pub(crate) fn told_to_stop() -> io::Result<impl Future<Output = SignalKind>> {
+fn told_to_stop() -> io::Result<impl Future<Output = SignalKind>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -51,9 +53,9 @@ pub(crate) fn told_to_stop() -> io::Result<impl Future<Output = SignalKind>> {
 }
 
 /// Runs a command until it ends or is told to stop; either way it leaves the terminal as it was.
-pub(crate) async fn unless_stopped(
-    command: impl Future<Output = Result<(), Failure>>,
-) -> Result<(), Failure> {
+pub(crate) async fn unless_stopped<T>(
+    command: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
     let stop = told_to_stop()?;
     tokio::select! {
         done = command => done,

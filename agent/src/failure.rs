@@ -22,6 +22,9 @@ pub(crate) enum Failure {
     /// Whoever read the output has gone, as `head` does: nobody is left to tell.
     #[error("nobody reads the output any more")]
     Unread,
+    /// It did not all work, and the person was told already.
+    #[error("it did not all succeed")]
+    Said,
     /// The person or the system ended it.
     #[error("stopped")]
     Stopped(SignalKind),
@@ -39,7 +42,7 @@ impl Failure {
     /// What the shell sees (design section 7).
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Failed(_) | Self::Unread => ExitCode::from(1),
+            Self::Failed(_) | Self::Unread | Self::Said => ExitCode::from(1),
             Self::Usage(_) => ExitCode::from(2),
             Self::Denied(_) => ExitCode::from(3),
             // As shells count them.

@@ -32,6 +32,7 @@ mod local;
 mod login;
 mod mfa_mode;
 mod notification;
+mod program;
 mod prompt;
 mod safe_text;
 mod service;

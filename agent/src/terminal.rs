@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
-use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetpgrp, tcgetwinsize, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr};
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
@@ -12,9 +12,11 @@ use crate::safe_text::plain;
 mod editor;
 mod keyboard;
 mod region;
+mod stream;
 
 pub(crate) use keyboard::{Keyboard, Typed};
 pub(crate) use region::Region;
+pub(crate) use stream::Stream;
 
 /// Longest line that is read from a person or a script.
 const MAX_LINE: u64 = 4 * 1024;
@@ -29,45 +31,12 @@ const PLAIN: &str = "\u{1b}[0m";
 /// # Errors
 /// If nobody reads it any more.
 pub(crate) fn say(line: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    writeln!(out, "{line}")?;
-    out.flush()
+    Stream::Out.say(line)
 }
 
 /// Writes one line to standard error; if that fails, nobody is there to tell.
 pub(crate) fn complain(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
-}
-
-/// Draws these lines in place of those that the region has, so that they stand out where colours are wanted; only
-/// sensible on a terminal.
-///
-/// # Errors
-/// If nobody reads it any more.
-pub(crate) fn draw(region: &mut Region, lines: &[&str]) -> io::Result<()> {
-    let columns = tcgetwinsize(io::stdout()).map_or(0, |size| usize::from(size.ws_col));
-    let columns = if columns == 0 { region::DEFAULT_COLUMNS } else { columns };
-    let emphasis = if is_coloured(&io::stdout()) { (BOLD, PLAIN) } else { ("", "") };
-    write_out(&region.drawn(lines, columns, emphasis))
-}
-
-/// Takes away what the region has; the next line stands in its place.
-///
-/// # Errors
-/// If nobody reads it any more.
-pub(crate) fn clear(region: &mut Region) -> io::Result<()> {
-    write_out(&region.cleared())
-}
-
-fn write_out(text: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
-}
-
-/// Whether a person sees standard output.
-pub(crate) fn is_seen() -> bool {
-    io::stdout().is_terminal()
 }
 
 /// `text` so that it stands out, where colours are wanted (`NO_COLOR`).

@@ -12,14 +12,14 @@ use crate::files::Files;
 use crate::local::Tell;
 use crate::notification::Notifications;
 use crate::service::{Command, Handle, Parts, Server, Service, Terminal};
-use crate::terminal::{self, Keyboard, Typed};
+use crate::terminal::{self, Keyboard, Stream, Typed};
 
 /// Runs until it is told to stop.
 pub(crate) async fn agent(options: &Agent, files: Files, clock: Clock) -> Result<(), Failure> {
     let server = Server::bind(&files).map_err(|error| Failure::Failed(error.to_string()))?;
     let stop = super::told_to_stop()?;
     let (key, enter) = chosen_key(options, &files);
-    let terminal = if terminal::is_seen() { Terminal::Seen } else { Terminal::Unseen };
+    let terminal = if Stream::Out.is_seen() { Terminal::Seen } else { Terminal::Unseen };
     let mode = options.mfa_mode;
     let (mut service, inbox, handle) = Service::new(Parts { files, clock, key, enter, mode, terminal });
     let (told, told_desktop) = (service.subscribe(), service.subscribe());

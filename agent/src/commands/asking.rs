@@ -6,13 +6,13 @@ use super::watch::said;
 use crate::failure::Failure;
 use crate::files::Files;
 use crate::local::{Line, LocalError, Say, Tell, Want};
-use crate::terminal::{Keyboard, Typed};
+use crate::terminal::{Keyboard, Stream, Typed};
 
 /// Shows the prompt of this wish until it is decided; what it brought, or why it brought nothing.
-pub(super) async fn ask_person(files: &Files, want: &Want) -> Result<Tell, Failure> {
+pub(super) async fn ask_person(files: &Files, want: &Want, stream: Stream) -> Result<Tell, Failure> {
     let mut line = Line::to_agent(&files.socket()).await?;
     line.writer.send(want).await?;
-    let (mut screen, mut keyboard) = (Screen::default(), Keyboard::open());
+    let (mut screen, mut keyboard) = (Screen::on(stream), Keyboard::open());
     let mut tick = tokio::time::interval(Screen::TICK);
     loop {
         tokio::select! {

@@ -69,7 +69,7 @@ pub(crate) async fn ls(output: &Output, files: &Files, clock: &Clock) -> Result<
 }
 
 /// The agent's catalogue, or control's where there is no agent that has one.
-async fn catalogue(files: &Files, clock: &Clock) -> Result<Catalogue, Failure> {
+pub(super) async fn catalogue(files: &Files, clock: &Clock) -> Result<Catalogue, Failure> {
     if let Some(Tell::Catalogue { catalogue: Some(catalogue) }) =
         ask_agent(files, &Want::Catalogue, AGENT_TIME).await?
     {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::local::Tell;
 use crate::prompt::{Means, Prompt};
 use crate::safe_text::safe_sentence;
-use crate::terminal::{Region, clear, draw, is_seen, say};
+use crate::terminal::{Region, Stream};
 
 /// What stands for a character that is not shown.
 const MASK: char = '•';
@@ -15,6 +15,7 @@ const MASK: char = '•';
 /// The lines of one terminal.
 #[derive(Debug, Default)]
 pub(super) struct Screen {
+    stream: Stream,
     open: Option<Shown>,
     typing: String,
     region: Region,
@@ -30,6 +31,13 @@ impl Screen {
     /// How often the countdown moves.
     pub(super) const TICK: Duration = Duration::from_secs(1);
 
+    /// A screen on this stream.
+    pub(super) fn on(stream: Stream) -> Self {
+        let mut screen = Self::default();
+        screen.stream = stream;
+        screen
+    }
+
     /// The prompt that is open.
     pub(super) fn open(&self) -> Option<&Prompt> {
         self.open.as_ref().map(|shown| &shown.prompt)
@@ -44,9 +52,9 @@ impl Screen {
             Tell::Prompt { prompt } => {
                 let line = prompt.line();
                 self.open = Some(Shown { prompt, since: Instant::now() });
-                match is_seen() {
+                match self.stream.is_seen() {
                     true => self.tick(),
-                    false => say(&line),
+                    false => self.stream.say(&line),
                 }
             }
             Tell::Closed { id, text } => {
@@ -81,7 +89,7 @@ impl Screen {
     /// # Errors
     /// If nobody reads the output any more.
     pub(super) fn tick(&mut self) -> io::Result<()> {
-        if !is_seen() {
+        if !self.stream.is_seen() {
             return Ok(());
         }
         let prompt =
@@ -89,15 +97,15 @@ impl Screen {
         let typing = (!self.typing.is_empty()).then(|| format!("> {}", self.typing));
         let lines: Vec<&str> = prompt.iter().chain(&typing).map(String::as_str).collect();
         match lines.is_empty() {
-            true => clear(&mut self.region),
-            false => draw(&mut self.region, &lines),
+            true => self.stream.clear(&mut self.region),
+            false => self.stream.draw(&mut self.region, &lines),
         }
     }
 
     /// A line that stays, above the prompt. Whoever wrote it, it moves no cursor and colours nothing.
     pub(super) fn above(&mut self, text: &str) -> io::Result<()> {
-        clear(&mut self.region)?;
-        say(&safe_sentence(text))?;
+        self.stream.clear(&mut self.region)?;
+        self.stream.say(&safe_sentence(text))?;
         self.tick()
     }
 }
@@ -105,6 +113,6 @@ impl Screen {
 impl Drop for Screen {
     fn drop(&mut self) {
         // What was drawn in place is of no use to whatever comes after; a terminal that has gone shows nothing.
-        let _ = clear(&mut self.region);
+        let _ = self.stream.clear(&mut self.region);
     }
 }

@@ -7,7 +7,7 @@ use crate::failure::Failure;
 use crate::files::Files;
 use crate::local::{LocalError, Tell, Want};
 use crate::mfa_mode::MfaMode;
-use crate::terminal;
+use crate::terminal::{self, Stream};
 
 /// Taps for a port and says how long the grant serves.
 pub(crate) async fn tap(
@@ -17,7 +17,7 @@ pub(crate) async fn tap(
     mode: Option<MfaMode>,
 ) -> Result<(), Failure> {
     let want = Want::Tap { host: host.to_string(), port, pid: std::process::id(), mode };
-    let Tell::Tapped { text, seconds } = ask_person(files, &want).await? else {
+    let Tell::Tapped { text, seconds } = ask_person(files, &want, Stream::Out).await? else {
         return Err(LocalError::NotUnderstood.into());
     };
     let minutes = seconds.div_ceil(60);

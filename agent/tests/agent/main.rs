@@ -9,6 +9,7 @@
 mod codes;
 mod commands;
 mod desktop;
+mod exec;
 mod prompts;
 mod support;
 mod terminal;

@@ -158,8 +158,7 @@ impl Machine {
     #[cfg(feature = "test-clock")]
     pub(crate) fn move_clock(&self, person: &Person, seconds: u64) {
         std::fs::write(self.offset_file(), seconds.to_string()).unwrap();
-        let pid = rustix::process::Pid::from_raw(person.pid().cast_signed()).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::USR1).unwrap();
+        person.signal(rustix::process::Signal::USR1);
     }
 
     /// `portlatch status --json`.
@@ -210,6 +209,12 @@ impl Person {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id().unwrap()
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_raw(self.pid().cast_signed()).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
     }
 
     /// Waits for the end.

@@ -13,7 +13,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use p256::ecdsa::signature::Verifier as _;
 use p256::ecdsa::{Signature, VerifyingKey};
-use portlatch_protocol::api::ceremony::{CeremonyOutcome, CeremonyPurpose, CeremonyRequest};
+use portlatch_protocol::api::ceremony::{CeremonyOutcome, CeremonyPurpose, CeremonyRequest, ExecTarget};
 use portlatch_protocol::api::{
     ALPN, AccessAnswer, AccessRequest, Catalogue, Ceremony, ClientDataContext, IssuedGrant, LoginGranted,
     TunnelCertificate,
@@ -71,8 +71,10 @@ pub(crate) enum Memory {
 #[derive(Default)]
 struct Story {
     credential: Option<(Vec<u8>, VerifyingKey)>,
-    /// Challenges that nobody has answered, with the request that each is for; none for a login.
-    open: Vec<(String, Option<AccessRequest>)>,
+    /// Challenges that nobody has answered, with what each is for; nothing for a login.
+    open: Vec<(String, Option<CeremonyPurpose>)>,
+    /// What an exec was tapped for.
+    remembered: Vec<ExecTarget>,
     made: usize,
     reject_next: usize,
     programs: Vec<Option<String>>,
@@ -267,13 +269,13 @@ impl State {
             (Method::POST, ["v1", "ceremonies"]) => {
                 self.story.lock().unwrap().made += 1;
                 let request: CeremonyRequest = serde_json::from_value(body).unwrap();
-                let CeremonyPurpose::Open(access) = request.purpose else { panic!("{request:?}") };
-                let (ceremony, options) = self.challenge(Some(access));
+                let takes_codes = matches!(request.purpose, CeremonyPurpose::Open(_));
+                let (ceremony, options) = self.challenge(Some(request.purpose));
                 let ceremony = Ceremony {
                     ceremony: ceremony.parse().unwrap(),
                     options,
                     expires_in: 120,
-                    code_allowed: self.story.lock().unwrap().code.is_some(),
+                    code_allowed: takes_codes && self.story.lock().unwrap().code.is_some(),
                     browser: None,
                 };
                 reply(StatusCode::OK, &json!(ceremony))
@@ -296,12 +298,12 @@ impl State {
     }
 
     /// A challenge whose name is the challenge itself, in hexadecimal.
-    fn challenge(&self, access: Option<AccessRequest>) -> (String, Value) {
+    fn challenge(&self, purpose: Option<CeremonyPurpose>) -> (String, Value) {
         let mut challenge = [0; 16];
         getrandom::fill(&mut challenge).unwrap();
         let name = hex::encode(challenge);
         let mut story = self.story.lock().unwrap();
-        story.open.push((name.clone(), access));
+        story.open.push((name.clone(), purpose));
         let allowed = story.credential.as_ref().map(|(id, _)| URL_SAFE_NO_PAD.encode(id)).unwrap_or_default();
         let options = json!({"publicKey": {
             "challenge": URL_SAFE_NO_PAD.encode(challenge), "rpId": CLUSTER, "userVerification": "discouraged",
@@ -404,7 +406,11 @@ impl State {
 
     fn access(&self, request: &AccessRequest) -> Response<Full<Bytes>> {
         self.story.lock().unwrap().programs.push(request.program.clone());
+        let target = ExecTarget { resource: request.resource.clone(), port: request.port };
         let answer = match request.port {
+            _ if self.story.lock().unwrap().remembered.contains(&target) => {
+                AccessAnswer::Granted(grant(&["hwk", "user"]))
+            }
             80 => AccessAnswer::Granted(grant(&[])),
             403 => AccessAnswer::Refused { reason: RefusalReason::Policy, message: "not for you".into() },
             _ => AccessAnswer::TapNeeded { code_allowed: self.story.lock().unwrap().code.is_some() },
@@ -418,12 +424,8 @@ impl State {
             let at = story.open.iter().position(|(open, _)| open == ceremony);
             at.map(|at| story.open.remove(at))
         };
-        let Some((_, Some(access))) = taken else { return problem(StatusCode::GONE, "ceremony_ended") };
-        let context = ClientDataContext::Open {
-            resource: access.resource,
-            port: access.port,
-            login: LOGIN.parse().unwrap(),
-        };
+        let Some((_, Some(purpose))) = taken else { return problem(StatusCode::GONE, "ceremony_ended") };
+        let context = purpose.context(&LOGIN.parse().unwrap());
         let kind = proof["type"].as_str().unwrap();
         self.story.lock().unwrap().proofs.push(kind.to_owned());
         if kind == "code" {
@@ -438,9 +440,22 @@ impl State {
         let is_rejected = story.reject_next > 0;
         story.reject_next = story.reject_next.saturating_sub(1);
         match is_good && !is_rejected {
-            true => reply(StatusCode::OK, &json!(CeremonyOutcome::Granted(grant(&["hwk", "user"])))),
+            true => reply(StatusCode::OK, &json!(outcome(&mut story, purpose))),
             false => problem(StatusCode::FORBIDDEN, "bad_assertion"),
         }
+    }
+}
+
+/// What a good tap brings.
+fn outcome(story: &mut Story, purpose: CeremonyPurpose) -> CeremonyOutcome {
+    let amr = ["hwk", "user"];
+    match purpose {
+        CeremonyPurpose::Open(_) => CeremonyOutcome::Granted(grant(&amr)),
+        CeremonyPurpose::Exec(exec) => {
+            story.remembered.extend(exec.targets);
+            CeremonyOutcome::Remembered { expires_in: 300, amr: amr.map(str::to_owned).to_vec() }
+        }
+        CeremonyPurpose::ManageDevices(_) => CeremonyOutcome::Done,
     }
 }
 
