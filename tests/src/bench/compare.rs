@@ -243,6 +243,10 @@ impl Bench<'_> {
             let is_compared = beside_idle().any(|beside| beside == load)
                 && load.figures().iter().any(|figure| self.wants(&kept(&figure.row)));
             for way in self.ways() {
+                // A login's challenges are limited; a control that has just started has counted none.
+                if is_wanted && load == Load::Taps {
+                    self.renew(&way, round);
+                }
                 if is_wanted || (is_compared && way.has_parts()) {
                     self.load_alone(load, &way, round);
                 }

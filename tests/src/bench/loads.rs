@@ -8,8 +8,8 @@ use super::rows::{Goal, Row, Section, Unit};
 const BOTH_WAYS: usize = 4;
 /// With more flows than these fairness is a matter too, and no goal is set.
 const FEW: usize = 8;
-/// Taps in a round, each for a port of its own.
-const TAPS: u16 = 20;
+/// Taps in a round, each for a port of its own: as many challenges as control gives a login at once.
+const TAPS: u16 = 10;
 /// A round's ports that need a tap: those of the loads here, and some that wait together.
 pub(super) const PORTS_OF_ROUND: u16 = TAPS + 4;
 /// After so many rounds their ports come again: their grants have long expired.
