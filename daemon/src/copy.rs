@@ -9,11 +9,12 @@ use std::pin::pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use portlatch_carrier::turns::{SMALL, TURN, Turns};
 use portlatch_protocol::stream::reset;
 use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
 
 use crate::budget::{Budget, OverBudget};
-use crate::flow::{Flow, FlowReset};
+use crate::flow::{Flow, FlowReset, MAX_CHUNK, Read};
 use crate::tunnel::Session;
 
 /// Chunks that are taken from a stream at once: a datagram's payload each, some 90 KiB in all. Fewer cost more wake-ups
@@ -28,11 +29,11 @@ thread_local! {
 
 /// Copies until both directions have ended, or one of them breaks.
 pub(crate) async fn both_ways(flow: &Flow, session: Session, budget: &Budget) {
-    let Session { mut send, mut receive, in_use: _in_use } = session;
+    let Session { mut send, mut receive, turns, in_use: _in_use } = session;
     let outcome = tokio::select! {
         // Made inside: what is made before and moved in takes its room twice in the flow's task.
         outcome = async {
-            tokio::try_join!(upload(flow, &mut send), download(flow, &mut receive, budget))
+            tokio::try_join!(upload(flow, &mut send, &turns), download(flow, &mut receive, budget))
         } => outcome.map(|_| ()),
         // A program that only waits may reset all the same.
         () = flow.gone() => Err(Broken::Program),
@@ -82,12 +83,34 @@ impl From<ReadError> for Broken {
     }
 }
 
-async fn upload(flow: &Flow, send: &mut SendStream) -> Result<(), Broken> {
-    while let Some(chunk) = flow.read().await? {
-        // A third of the room of `write_chunk`, for the same.
-        let mut chunk = [chunk];
-        while !chunk[0].is_empty() {
-            send.write_chunks(&mut chunk).await?;
+async fn upload(flow: &Flow, send: &mut SendStream, turns: &Turns) -> Result<(), Broken> {
+    loop {
+        let turn = turns.at_once();
+        let most = if turn.is_some() { MAX_CHUNK } else { SMALL };
+        let chunk = match flow.read_now(most)? {
+            Read::Bytes(chunk) => chunk,
+            Read::End => break,
+            Read::NothingYet => {
+                drop(turn);
+                flow.readable().await?;
+                continue;
+            }
+        };
+        let mut chunks = [chunk, Bytes::new()];
+        let turn = match turn {
+            // More is there than what goes without a turn.
+            None if chunks[0].len() == SMALL => {
+                let turn = turns.next().await;
+                if let Read::Bytes(more) = flow.read_now(TURN - SMALL)? {
+                    chunks[1] = more;
+                }
+                Some(turn)
+            }
+            turn => turn,
+        };
+        match turn {
+            Some(turn) => turns.write(turn, send, &mut chunks).await?,
+            None => send.write_all_chunks(&mut chunks).await?,
         }
     }
     // Closed already only if the stream broke, which the other direction sees too.

@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use crate::os::RingSlab;
 
 /// Most that is taken from a flow at once: a turn of one flow stays short, whatever its window.
-const MAX_CHUNK: usize = 256 * 1024;
+pub(crate) const MAX_CHUNK: usize = 256 * 1024;
 
 /// The rings' provider, chosen at run time: the daemon's slab, or vectors in tests.
 pub(crate) struct Memory(Box<dyn RingMemory + Send>);
@@ -199,6 +199,13 @@ impl Drop for HeldSyn {
     }
 }
 
+/// What a read without waiting brought.
+pub(crate) enum Read {
+    Bytes(Bytes),
+    NothingYet,
+    End,
+}
+
 /// A flow whose SYN was answered. Dropping it leaves the rest to the stack: what was written and finished is still
 /// delivered, anything else is reset.
 pub(crate) struct Flow {
@@ -219,21 +226,39 @@ impl Flow {
 
     /// Likewise, and no more than `limit` of them: the rest stays the program's to send again and ours to refuse.
     pub(crate) async fn read_at_most(&self, limit: usize) -> Result<Option<Bytes>, FlowReset> {
-        poll_fn(|context| {
-            let take = |data: &[u8]| {
-                let chunk = Bytes::copy_from_slice(&data[..data.len().min(limit)]);
-                (chunk.len(), chunk)
-            };
-            match self.stack.with(|stack| stack.read_with(self.id, take)) {
-                Ok(chunk) => {
-                    // The window has opened: the program must hear of it.
-                    self.stack.kicked.notify_one();
-                    Poll::Ready(Ok(Some(chunk)))
-                }
-                Err(ReadError::Finished) => Poll::Ready(Ok(None)),
-                Err(ReadError::Reset) => Poll::Ready(Err(FlowReset)),
-                Err(ReadError::Blocked) => self.wait(|wakers| &mut wakers.readable, context),
+        loop {
+            match self.read_now(limit)? {
+                Read::Bytes(chunk) => return Ok(Some(chunk)),
+                Read::End => return Ok(None),
+                Read::NothingYet => self.readable().await?,
             }
+        }
+    }
+
+    /// What the program has sent, at most so much of it, without waiting.
+    pub(crate) fn read_now(&self, limit: usize) -> Result<Read, FlowReset> {
+        let take = |data: &[u8]| {
+            let chunk = Bytes::copy_from_slice(&data[..data.len().min(limit)]);
+            (chunk.len(), chunk)
+        };
+        match self.stack.with(|stack| stack.read_with(self.id, take)) {
+            Ok(chunk) => {
+                // The window has opened: the program must hear of it.
+                self.stack.kicked.notify_one();
+                Ok(Read::Bytes(chunk))
+            }
+            Err(ReadError::Blocked) => Ok(Read::NothingYet),
+            Err(ReadError::Finished) => Ok(Read::End),
+            Err(ReadError::Reset) => Err(FlowReset),
+        }
+    }
+
+    /// Returns once there is something to read, be it the end. Cancel-safe.
+    pub(crate) async fn readable(&self) -> Result<(), FlowReset> {
+        poll_fn(|context| match self.stack.with(|stack| stack.read_with(self.id, |_| (0, ()))) {
+            Ok(()) | Err(ReadError::Finished) => Poll::Ready(Ok(())),
+            Err(ReadError::Reset) => Poll::Ready(Err(FlowReset)),
+            Err(ReadError::Blocked) => self.wait(|wakers| &mut wakers.readable, context),
         })
         .await
     }

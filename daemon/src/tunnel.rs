@@ -12,6 +12,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::{LocalBoxFuture, Shared};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use portlatch_carrier::turns::Turns;
 use portlatch_protocol::names::ProxyName;
 use portlatch_protocol::refusal::RefusalReason;
 use portlatch_protocol::resource::{ProxyAddress, Resource};
@@ -26,7 +27,7 @@ pub(crate) mod endpoint;
 mod lost;
 mod open;
 
-use credentials::TunnelCredentials;
+use credentials::{SEND_WINDOW, TunnelCredentials};
 use lost::{Health, InUse};
 use open::TryError;
 
@@ -43,12 +44,15 @@ pub(crate) struct Tunnel {
     pub(crate) proxy: ProxyName,
     connection: Connection,
     health: Rc<Health>,
+    turns: Rc<Turns>,
 }
 
 /// A session that a proxy opened: both directions of its stream. While it lives, its proxy is watched.
 pub(crate) struct Session {
     pub(crate) send: SendStream,
     pub(crate) receive: RecvStream,
+    /// In which order the tunnel's flows send.
+    pub(crate) turns: Rc<Turns>,
     pub(crate) in_use: InUse,
 }
 
@@ -242,7 +246,8 @@ impl Tunnels {
 
 impl Tunnel {
     fn new(proxy: ProxyName, connection: Connection) -> Self {
-        Self { proxy, connection, health: Rc::default() }
+        let turns = Rc::new(Turns::new(connection.clone(), SEND_WINDOW));
+        Self { proxy, connection, health: Rc::default(), turns }
     }
 
     fn is_up(&self) -> bool {

@@ -6,6 +6,7 @@ mod copy;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use portlatch_carrier::turns::Turns;
 use portlatch_protocol::frame::{self, FrameError, LENGTH_BYTES, MAX_STREAM_FRAME};
 use portlatch_protocol::names::Id;
 use portlatch_protocol::stream::{Answer, Open, OpenRefusal, close, reset};
@@ -48,7 +49,7 @@ pub async fn run(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, mut send: SendStream, m
         Err(refusal) => return refuse(&mut send, &mut receive, refusal).await,
     };
     match begin(&proxy, &tunnel, &open, admitted, &mut receive).await {
-        Ok(session) => session.serve(&proxy, &mut send, &mut receive).await,
+        Ok(session) => session.serve(&proxy, (&mut send, &tunnel.turns), &mut receive).await,
         Err(NotBegun::Refused(refusal)) => refuse(&mut send, &mut receive, refusal).await,
         Err(NotBegun::Early(Early::Gone)) => {}
         Err(NotBegun::Early(Early::Bytes)) => {
@@ -291,11 +292,12 @@ struct Connected {
 }
 
 impl Connected {
-    async fn serve(self, proxy: &Proxy, send: &mut SendStream, receive: &mut RecvStream) {
+    async fn serve(self, proxy: &Proxy, (send, turns): (&mut SendStream, &Turns), receive: &mut RecvStream) {
         let Self { recorded, stream, grant, _place } = self;
         let reason = match answer(send, Answer::Opened).await {
             Ok(()) => {
-                copy::copy(proxy, recorded.session.shared(), grant.claims(), stream, send, receive).await
+                copy::copy(proxy, recorded.session.shared(), grant.claims(), stream, (send, turns), receive)
+                    .await
             }
             Err(_) => EndReason::TunnelLost,
         };

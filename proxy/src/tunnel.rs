@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Instant;
 
+use portlatch_carrier::turns::Turns;
 use portlatch_protocol::identity::{Identity, Login, Subject};
 use portlatch_protocol::stream::close;
 use portlatch_protocol::thumbprint::Thumbprint;
@@ -12,6 +13,7 @@ use quinn::{Connection, VarInt};
 use rustls::pki_types::CertificateDer;
 use tokio::task::JoinSet;
 
+use crate::endpoint::transport::SEND_WINDOW;
 use crate::grant::{GrantFault, KnownGrants, TunnelIdentity};
 use crate::proxy::Proxy;
 use crate::record::Denial;
@@ -34,6 +36,8 @@ pub struct Tunnel {
     pub identity: TunnelIdentity,
     /// What it runs on.
     pub connection: Connection,
+    /// In which order its sessions send.
+    pub turns: Turns,
     /// The grants that have come by it.
     pub grants: KnownGrants,
     streams: AtomicU32,
@@ -81,8 +85,9 @@ pub async fn serve(proxy: Arc<Proxy>, connection: Connection) {
     }
     tracing::debug!(user = %login.user, login = %login.login, "tunnel up");
     let streams = AtomicU32::new(FIRST_STREAMS);
-    let (grants, has_given_up) = (KnownGrants::default(), AtomicBool::new(false));
-    let tunnel = Tunnel { identity, connection, grants, streams, has_given_up };
+    let (turns, grants) = (Turns::new(connection.clone(), SEND_WINDOW), KnownGrants::default());
+    let has_given_up = AtomicBool::new(false);
+    let tunnel = Tunnel { identity, connection, turns, grants, streams, has_given_up };
     serve_streams(&proxy, Arc::new(tunnel)).await;
     tracing::debug!(login = %login.login, "tunnel down");
 }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use portlatch_carrier::turns::Turns;
 use portlatch_clock::Clock;
 use portlatch_protocol::identity::{Login, Subject};
 use portlatch_protocol::names::{Hostname, Id, ProxyName, UserName};
@@ -30,8 +31,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 pub(crate) const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
 /// The same for every stream that a proxy allows one user: all of them may be stalled and leave the others their speed.
 pub(super) const TUNNEL_WINDOW: u64 = STREAM_WINDOW as u64 * 1024;
-/// Sent and not yet acknowledged, in all.
-const SEND_WINDOW: u64 = 32 * 1024 * 1024;
+/// Sent and not yet acknowledged, in all, where the path carries as much.
+pub(super) const SEND_WINDOW: u64 = 32 * 1024 * 1024;
 /// The first guess of the round trip: proxies are near, and quinn's 333 ms makes the first loss slow.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
 
@@ -154,7 +155,7 @@ fn transport() -> TransportConfig {
         .initial_rtt(INITIAL_RTT)
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u64(TUNNEL_WINDOW).unwrap_or(VarInt::MAX))
-        .send_window(SEND_WINDOW)
+        .send_window(Turns::FIRST_WINDOW)
         // Only we open streams; and a proxy has no datagrams to send.
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
         .max_concurrent_uni_streams(VarInt::from_u32(0))

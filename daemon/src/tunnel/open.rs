@@ -1,5 +1,6 @@
 //! One attempt at a session on one tunnel: a stream, the `Open` on it, and the proxy's answer.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -48,7 +49,7 @@ impl Tunnel {
             }
         };
         match answered {
-            Ok(Some(Answer::Opened)) => Ok(Session { send, receive, in_use }),
+            Ok(Some(Answer::Opened)) => Ok(Session { send, receive, turns: Rc::clone(&self.turns), in_use }),
             Ok(Some(Answer::Refused(refusal))) => Err(TryError::Refused(refusal)),
             Ok(None) => Err(self.failure()),
             Err(_) => Err(TryError::Failed),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use portlatch_carrier::turns::Turns;
 use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
 use crate::tunnel::{FIRST_STREAMS, USUAL_STREAMS};
@@ -15,9 +16,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 pub(crate) const STREAM_WINDOW: u32 = 1536 * 1024;
 /// The same for all streams of a tunnel: every one of them may be stalled and leave the others their speed.
 const CONNECTION_WINDOW: u64 = STREAM_WINDOW as u64 * USUAL_STREAMS as u64;
-/// Sent and not yet acknowledged: 1 Gbit/s at 100 ms. A stalled program holds none of it, since its stream's credit is
-/// used up first.
-const SEND_WINDOW: u64 = 12 * 1024 * 1024;
+/// Sent and not yet acknowledged, where the path carries as much: 1 Gbit/s at 100 ms. A stalled program holds none of it,
+/// since its stream's credit is used up first.
+pub(crate) const SEND_WINDOW: u64 = 12 * 1024 * 1024;
 /// The first guess of the round trip: half a second to the first retransmission would be felt.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
 /// Largest UDP payload that is tried: Ethernet's, less IPv6 and UDP headers.
@@ -35,7 +36,7 @@ pub(super) fn config() -> TransportConfig {
         .datagram_receive_buffer_size(None)
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u64(CONNECTION_WINDOW).unwrap_or(VarInt::MAX))
-        .send_window(SEND_WINDOW)
+        .send_window(Turns::FIRST_WINDOW)
         .initial_rtt(INITIAL_RTT)
         .mtu_discovery_config(Some(discovery));
     config
