@@ -7,7 +7,7 @@
 //! [`loads`] says which loads there are and which [`rows`] they give, [`field`] is the lab they run in, [`engine`] brings up
 //! others to compare with, [`compare`] runs
 //! the rounds, [`idle`] and [`waiting`] what is looked at while connections are idle or wait, [`process`] looks at what programs use, and [`figures`], [`results`],
-//! [`report`] and [`plot`] are what becomes of it.
+//! `report` and `plot` are what becomes of it.
 
 pub mod compare;
 pub mod dns;
