@@ -8,15 +8,22 @@ use portlatch_protocol::stream::{Answer, Open};
 use portlatch_protocol::watch::WatchMessage;
 
 mod packets;
+mod sequences;
 
 pub use packets::fuzz_packets;
+pub use sequences::fuzz_sequences;
 
 /// A target: what it is called in `fuzz/`, and its function.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 4] =
-    [("packets", fuzz_packets), ("dns", fuzz_dns), ("frames", fuzz_frames), ("documents", fuzz_documents)];
+pub const TARGETS: [Target; 5] = [
+    ("packets", fuzz_packets),
+    ("sequences", fuzz_sequences),
+    ("dns", fuzz_dns),
+    ("frames", fuzz_frames),
+    ("documents", fuzz_documents),
+];
 
 /// DNS queries and answers, over UDP and TCP.
 ///

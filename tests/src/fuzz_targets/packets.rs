@@ -106,6 +106,7 @@ impl Owner {
         self.drain_events();
         self.drain_packets();
         assert!(self.stack.held_count() <= MAX_HELD && self.stack.flow_count() <= MAX_FLOWS);
+        assert_eq!(self.stack.counters().panics, 0, "something in the stack panicked");
     }
 
     /// A segment of one of the programs: which one, flags, how far its number is off, its window, and its payload.
