@@ -13,6 +13,11 @@ use portlatch_control::init::{InitOptions, init};
 
 mod run;
 
+/// What thousands of flows took goes back to the system some seconds after they ended; the C library's allocator keeps
+/// it: after 10,000 flows a proxy of 45 MB had 111 MB for ever, with this one 55 MB.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// The version and what is built in.
 const VERSION: &str = if cfg!(feature = "test-clock") {
     concat!(env!("CARGO_PKG_VERSION"), " (features: test-clock)")
