@@ -9,6 +9,7 @@
 6438              nobody listens: refused
 6439 silent       accepts and never sends; ends when the other side does
 6440 testimony    tells what witness remembers, newest last, one line each, and ends
+6441 deaf         accepts and reads nothing
 """
 
 import hashlib
@@ -87,6 +88,12 @@ def silent(connection):
         pass
 
 
+def deaf(connection):
+    # Kept open by this thread, which waits for what is never read.
+    while True:
+        time.sleep(3600)
+
+
 def testimony(connection):
     connection.sendall("".join(line + "\n" for line in list(seen)).encode())
     connection.shutdown(socket.SHUT_WR)
@@ -101,6 +108,7 @@ BEHAVIOURS = {
     6437: witness,
     6439: silent,
     6440: testimony,
+    6441: deaf,
 }
 
 

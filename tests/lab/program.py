@@ -10,10 +10,14 @@ program.py half-close HOST PORT COUNT     sends COUNT bytes, shuts its sending s
 program.py download HOST PORT COUNT       has source send COUNT bytes, reads all; JSON
 program.py slow-download HOST PORT SECS   has source send without end, reads 64 KiB a second; JSON
 program.py flood HOST PORT SECS           sends as much as is taken for SECS, then tells how much that was; JSON
+program.py stall HOST COUNT               COUNT connections to source that read nothing and COUNT to deaf that are sent all
+                                          they take; "stalled" once nothing moves; ends with its input
+program.py requests HOST PORT COUNT SECS  COUNT connections to echo, each with 20 requests a second; JSON {p50, p99} in us
 program.py abort HOST PORT                sends three bytes, then resets
 program.py provoke HOST PORT              sends a byte, reads; says how it ends
 """
 
+import asyncio
 import errno
 import hashlib
 import json
@@ -218,6 +222,56 @@ def provoke(host, port):
         say(name_of(error))
 
 
+def stall(host, count):
+    kept = []
+    for _ in range(int(count)):
+        reader = connect(host, "6434")
+        reader.sendall(b"1000000000000\n")
+        kept.append(reader)
+    for _ in range(int(count)):
+        writer = connect(host, "6441")
+        writer.setblocking(False)
+        kept.append(writer)
+    writers = kept[int(count) :]
+    taken = True
+    while taken:
+        taken = False
+        # Whatever is on its way has arrived by then.
+        time.sleep(1)
+        for writer in writers:
+            try:
+                while writer.send(bytes(CHUNK)):
+                    taken = True
+            except BlockingIOError:
+                pass
+    say("stalled")
+    sys.stdin.read()
+
+
+async def request_flow(host, port, until, samples):
+    reader, writer = await asyncio.open_connection(host, port)
+    while time.monotonic() < until:
+        begin = time.perf_counter()
+        writer.write(b"x")
+        await reader.readexactly(1)
+        samples.append(time.perf_counter() - begin)
+        await asyncio.sleep(0.05)
+    writer.close()
+
+
+def requests(host, port, count, seconds):
+    samples = []
+
+    async def flows():
+        until = time.monotonic() + float(seconds)
+        await asyncio.gather(*(request_flow(host, port, until, samples) for _ in range(int(count))))
+
+    asyncio.run(flows())
+    samples.sort()
+    quantile = lambda part: round(samples[int(len(samples) * part)] * 1e6)
+    say(json.dumps({"p50": quantile(0.5), "p99": quantile(0.99), "requests": len(samples)}))
+
+
 COMMANDS = {
     "connect": try_connect,
     "at-once": at_once,
@@ -228,6 +282,8 @@ COMMANDS = {
     "download": download,
     "slow-download": slow_download,
     "flood": flood,
+    "stall": stall,
+    "requests": requests,
     "abort": abort,
     "provoke": provoke,
 }

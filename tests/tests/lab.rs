@@ -7,6 +7,7 @@ mod lab {
     mod bad_input;
     mod bulk;
     mod crashes;
+    mod crowds;
     mod holding;
     mod names;
     mod programs;

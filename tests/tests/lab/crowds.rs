@@ -1,0 +1,171 @@
+//! Many flows at once: what is stalled slows nobody, what is bulk shares, and what has gone is given back.
+//!
+//! With `PORTLATCH_NIGHTLY=1` each takes as long as it should, a minute. Else the stalled flows stand for a tenth of that,
+//! and the two that take a machine for themselves are skipped.
+
+use std::time::{Duration, Instant};
+
+use portlatch_tests::lab::program::Program;
+use portlatch_tests::lab::{
+    Account::Jerry, Account::Root, Host, Lab, LabOptions, PATIENCE, Part, start, wait_for,
+};
+
+/// A role without limits that anybody here meets; a user's limits are the strictest of all of his roles.
+const CROWD: &str = "\
+kind: role
+version: v7
+metadata: {name: access-crowd}
+spec:
+  options: {max_connections: 60000, max_connection_rate: 60000}
+  allow: {app_labels: {env: crowd}}
+---
+kind: user
+metadata: {name: jerry}
+spec: {roles: [access-crowd]}
+---
+kind: app
+metadata: {name: crowd, labels: {env: crowd}}
+spec:
+  uri: tcp://10.0.0.9
+  tcp_ports: [{port: 6432, end_port: 6441}, {port: 7000}]
+";
+
+/// Loads go to the servers of `bench`, which the lab does not have by itself.
+struct Crowd {
+    lab: Lab,
+    bench: String,
+    _server: Program,
+}
+
+impl Crowd {
+    fn start() -> Option<Self> {
+        let lab = start(LabOptions::default())?;
+        lab.apply(CROWD).expect_success();
+        let bench = lab.install("bench");
+        let server = lab.spawn(Host::Company, Root, &[&bench, "server", "--listen", "10.0.0.9:7000"]);
+        let crowd = Self { lab, bench, _server: server };
+        wait_for("the servers", PATIENCE, || {
+            crowd.load(0, &["probe"]).finish(PATIENCE).status.success().then_some(())
+        });
+        Some(crowd)
+    }
+
+    fn load(&self, seconds: u64, load: &[&str]) -> Program {
+        let (target, seconds) = ("crowd.corp.internal:7000", seconds.to_string());
+        let arguments = [&[&self.bench, "load", "--target", target, "--seconds", &seconds], load].concat();
+        self.lab.spawn(Host::User, Jerry, &arguments)
+    }
+
+    /// A task that panics ends one flow and nothing else, so that only the log knows.
+    fn assert_nothing_broke(&self) {
+        for process in ["portlatchd", "portlatch-proxy"] {
+            let log = self.lab.log(process);
+            assert!(!log.contains("panicked"), "{process}: {log}");
+        }
+    }
+
+    fn memory(&self) -> [u64; 2] {
+        [self.lab.memory(Part::Daemon), self.lab.memory(Part::Proxy)]
+    }
+}
+
+fn is_nightly() -> bool {
+    std::env::var_os("PORTLATCH_NIGHTLY").is_some()
+}
+
+/// A minute, or a tenth of it.
+fn minute() -> u64 {
+    if is_nightly() { 60 } else { 6 }
+}
+
+/// A crowd that needs the whole machine.
+#[expect(clippy::print_stdout, reason = "what println prints is what a test's runner captures and shows")]
+fn large() -> Option<Crowd> {
+    if is_nightly() {
+        return Crowd::start();
+    }
+    println!("skipped: a test for nights, PORTLATCH_NIGHTLY=1");
+    None
+}
+
+#[test]
+fn sixty_four_stalled_flows_leave_fifty_others_their_latency() {
+    let Some(crowd) = Crowd::start() else { return };
+    let p99 = || {
+        let requests = ["requests", "crowd.corp.internal", "6432", "50", "2"];
+        let told = crowd.lab.program(Jerry, &requests).finish(PATIENCE).expect_success().json();
+        told["p99"].as_f64().unwrap()
+    };
+    let tries = usize::try_from(minute() / 2).unwrap();
+    let median = |mut times: Vec<f64>| {
+        times.sort_by(f64::total_cmp);
+        times[times.len() / 2]
+    };
+    p99();
+    let alone = median((0..tries).map(|_| p99()).collect());
+    let mut stalled = crowd.lab.program(Jerry, &["stall", "crowd.corp.internal", "32"]);
+    assert_eq!(stalled.read_line(PATIENCE * 2), "stalled");
+    let beside = median((0..tries).map(|_| p99()).collect());
+    assert!(stalled.is_running());
+    // Where others use the machine too, single milliseconds say nothing; a flow that waits for a stalled one waits for
+    // seconds.
+    let noise = if is_nightly() { 0.0 } else { 20_000.0 };
+    assert!(
+        beside < (alone * 2.0).max(noise),
+        "p99 is {alone} us alone and {beside} us beside stalled flows"
+    );
+}
+
+#[test]
+fn five_hundred_bulk_flows_share_what_there_is_and_all_end() {
+    let Some(crowd) = large() else { return };
+    for direction in ["up", "down"] {
+        let bulk = crowd.load(minute(), &["bulk", "--direction", direction, "--flows", "512"]);
+        let told = bulk.finish(PATIENCE * 4).expect_success().json();
+        assert!(told["fairness"].as_f64().unwrap() > 0.8, "{direction}: {told}");
+    }
+    wait_for("every session's end", PATIENCE, || {
+        (crowd.lab.count("session.end") == crowd.lab.count("session.start")).then_some(())
+    });
+    crowd.assert_nothing_broke();
+}
+
+#[test]
+fn ten_thousand_flows_stay_beside_a_stream_of_new_ones_and_their_memory_comes_back() {
+    let Some(crowd) = large() else { return };
+    // What is made once and used again, a table's room and a pool's slots, the first crowd makes: no later one may add
+    // to it.
+    let mut first = crowd.load(0, &["hold"]);
+    first.write_line("10000");
+    first.read_line(PATIENCE * 4);
+    let first_full = crowd.memory();
+    first.finish(PATIENCE * 2).expect_success();
+    wait_for("the first crowd's memory", Duration::from_secs(60), || {
+        std::thread::sleep(Duration::from_secs(1));
+        let now = crowd.memory();
+        now.into_iter().zip(first_full).all(|(now, full)| now * 10 < full * 8).then_some(())
+    });
+    let before = crowd.memory();
+    let mut held = crowd.load(0, &["hold"]);
+    held.write_line("10000");
+    held.read_line(PATIENCE * 4);
+    let new = crowd.load(minute(), &["crr", "--parallel", "16"]).finish(PATIENCE * 4).expect_success();
+    assert!(new.json()["per_second"].as_f64().unwrap() > 0.0, "{new}");
+    assert!(held.is_running());
+    let full = crowd.memory();
+    // Its input ends, and with it what it holds.
+    held.finish(PATIENCE * 2).expect_success();
+    let is_back =
+        |after: [u64; 2]| before.into_iter().zip(after).all(|(before, after)| after * 10 <= before * 11);
+    let minute = Instant::now() + Duration::from_secs(60);
+    while !is_back(crowd.memory()) && Instant::now() < minute {
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    let after = crowd.memory();
+    assert!(
+        is_back(after),
+        "[daemon, proxy] held {before:?} bytes before, {full:?} with the flows, {after:?} after"
+    );
+    crowd.assert_nothing_broke();
+    assert!(full[0] < before[0] + 10_000 * 64 * 1024, "the daemon held {full:?} after {before:?}");
+}
