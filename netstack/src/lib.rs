@@ -13,6 +13,9 @@
 //! 3. [`Stack::poll_packet`] until it is empty, into the TUN;
 //! 4. sleep until [`Stack::poll_timeout`].
 
+// Forbidden, not only denied: no exception can be made further down.
+#![forbid(unsafe_code)]
+
 mod config;
 mod counters;
 mod datagram;
