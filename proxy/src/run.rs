@@ -100,18 +100,8 @@ impl Service {
         };
         let port = endpoint::open(settings, Arc::clone(&proxy.view))?;
         let listener = Listener::open(config.listen, control.authority(), certificates.clone(), &proxy.view)?;
-        let service = Self {
-            config,
-            clock,
-            spool,
-            proxy,
-            control,
-            key,
-            tunnels,
-            certificates,
-            pages,
-            listener,
-        };
+        let service =
+            Self { config, clock, spool, proxy, control, key, tunnels, certificates, pages, listener };
         Ok((service, port))
     }
 

@@ -158,12 +158,7 @@ pub struct LabOptions {
 
 impl Default for LabOptions {
     fn default() -> Self {
-        Self {
-            taps: Taps::Auto,
-            logins: &[Account::Jerry],
-            resolver: Resolver::ResolvConf,
-            way: Way::Direct,
-        }
+        Self { taps: Taps::Auto, logins: &[Account::Jerry], resolver: Resolver::ResolvConf, way: Way::Direct }
     }
 }
 
