@@ -117,6 +117,7 @@ wire_hosts() {
         ip address add 192.0.2.10/24 dev eth0
         ip link set eth0 up
         ip route add default via 192.0.2.1'
+    # shellcheck disable=SC2016 # the variables belong to the inner shell
     on_host company sh -euc '
         sysctl -qw net.ipv4.ip_forward=0
         for last in 5 6 7 8 9 53 98; do ip address add 10.0.0.$last/24 dev eth0; done

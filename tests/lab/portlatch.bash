@@ -33,6 +33,7 @@ portlatch_up() {
         choose_target_dir
         bin=$CARGO_TARGET_DIR/debug
     fi
+    # shellcheck disable=SC2154 # assigned by the trap itself
     trap 'status=$?; trap - EXIT; ((status == 0)) || show_logs >&2; exit "$status"' EXIT
     install_programs "$bin"
     pin=$(init_proxy)
@@ -99,6 +100,7 @@ add_user() {
 }
 
 trust_cluster() {
+    # shellcheck disable=SC2016 # the variables belong to the inner shell
     on_host user sh -euc '
         mkdir -p /etc/portlatch
         printf "dns = \"%s\"\n" "$1" >/etc/portlatch/daemon.toml' sh "$(<"$LAB/resolver")"

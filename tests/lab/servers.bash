@@ -15,6 +15,7 @@ start_servers() {
     start_on company peer root python3 -I /opt/portlatch/lab/peer.py 10.0.0.5 10.0.0.9
     wait_until 20 PostgreSQL on_host company psql -h 10.0.0.5 -U postgres -c 'select 1'
     fill_postgres
+    # shellcheck disable=SC2016 # the variable belongs to the inner shell
     wait_until 10 "the other servers" on_host company sh -euc '
         for port in 22 80 8080 6432 6439; do ss -Hltn "sport = :$port" | grep -q LISTEN; done'
     wait_until 10 "the hosts to see each other" on_host proxy python3 -I /opt/portlatch/lab/reach.py 10.0.0.5:5432 10.0.0.6:22
@@ -23,6 +24,7 @@ start_servers() {
 # The company's other names, at two servers: one for the proxy's host and the company, one that the user's machine has
 # from its own network. Both know no name of a resource.
 start_dns() {
+    # shellcheck disable=SC2054 # the commas are dnsmasq's
     local -a names=(--keep-in-foreground --conf-file=/dev/null --no-hosts --no-resolv --pid-file= --log-queries
         --log-facility=- --bogus-priv --bind-interfaces --except-interface=lo --local-ttl=1 --user=root --group=root
         --local=/corp.internal/ --local=/example.com/
