@@ -165,7 +165,7 @@ impl Opened {
     /// Hands it a report.
     ///
     /// # Errors
-    /// [`Gone`] if it was taken out.
+    /// `Gone` if it was taken out.
     pub fn send(&self, report: &[u8; REPORT]) -> Result<(), Gone> {
         let mut state = self.shared.state();
         self.check(&state)?;
@@ -178,7 +178,7 @@ impl Opened {
     /// The next report, if one comes in time.
     ///
     /// # Errors
-    /// [`Gone`] if it was taken out.
+    /// `Gone` if it was taken out.
     pub fn receive(&self, time: Duration) -> Result<Option<[u8; REPORT]>, Gone> {
         let deadline = Instant::now() + time;
         let mut state = self.shared.state();
