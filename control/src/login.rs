@@ -1,6 +1,6 @@
 //! How a user becomes a login: password and tap; a key that verifies its user, alone; password and a recovery code, when
 //! the key is lost; or an enrolment token that sets the password and enrols the first key. What follows the first factor
-//! is in [`finish`].
+//! is in `finish`.
 //!
 //! Who guesses learns one thing, that it was wrong: the words are the same for user, password, token and key.
 

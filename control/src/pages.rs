@@ -10,7 +10,7 @@
 //! | `/keys`, `/keys/new/ID` | yes | keys, passkeys, apps and recovery codes: list, add, name, remove |
 //! | `/mfa/ID` | yes | what an agent waits for: approve or deny |
 //!
-//! A handler answers with a [`frame::Page`] or a [`trouble::Trouble`]; the guard dresses both, so that every answer has the
+//! A handler answers with a `frame::Page` or a `trouble::Trouble`; the guard dresses both, so that every answer has the
 //! same headers and the same face. What changes anything is a POST from our own origin with the form token of the visitor's
 //! cookie. Nothing happens on load: every ceremony begins with a button.
 

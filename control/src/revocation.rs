@@ -55,7 +55,7 @@ impl Control {
     /// Forgets a login's proofs of presence, and revokes the grants that rest on one. Sessions that run go on.
     ///
     /// # Errors
-    /// [`Denial::Unavailable`](crate::api::problem::Denial::Unavailable): some of it may be forgotten.
+    /// [`Denial::Unavailable`]: some of it may be forgotten.
     pub async fn forget_presence(&self, asker: Asker<'_>) -> Result<(), Denial> {
         let (login, now) = (&asker.login.login.login, self.clock.time_of_day());
         // The taps first: a grant that is being signed with one of them is either refused, or found below.

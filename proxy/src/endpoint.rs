@@ -1,7 +1,7 @@
 //! The UDP port: QUIC with the certificates of tunnels and nothing else.
 //!
-//! Each lane ([`lane`]) is a thread that serves its share of the tunnels alone: packets, streams and sessions cross no
-//! other thread. Which lane a datagram belongs to, its connection ID says ([`steering`]).
+//! Each lane (`lane`) is a thread that serves its share of the tunnels alone: packets, streams and sessions cross no
+//! other thread. Which lane a datagram belongs to, its connection ID says (`steering`).
 
 mod connection_id;
 mod lane;
