@@ -6,7 +6,8 @@
 
 use portlatch_protocol::names::{Hostname, UserName};
 use webauthn_rs_proto::{
-    AllowCredentials, PublicKeyCredentialRequestOptions, RequestChallengeResponse, UserVerificationPolicy,
+    AllowCredentials, PublicKeyCredentialHints, PublicKeyCredentialRequestOptions, RequestChallengeResponse,
+    UserVerificationPolicy,
 };
 
 use crate::ceremony::LIFETIME;
@@ -29,7 +30,7 @@ pub(super) fn options(cluster: &Hostname, user: &UserName, keys: &Keys) -> serde
         rp_id: cluster.to_string(),
         allow_credentials: names(user, keys).map(allowed).collect(),
         user_verification: UserVerificationPolicy::Required,
-        hints: None,
+        hints: Some(vec![PublicKeyCredentialHints::SecurityKey]),
         extensions: None,
     };
     serde_json::to_value(RequestChallengeResponse { public_key: options, mediation: None })
