@@ -273,6 +273,7 @@ mod tests {
         let user = "jerry".parse().unwrap();
         let headless = |bytes| budget.while_headless(&user, bytes, pending::<()>());
         tokio::select! {
+            biased;
             first = headless(60) => assert_eq!(first, Err(OverBudget)),
             _ = headless(60) => panic!("the second one gave way"),
         }
