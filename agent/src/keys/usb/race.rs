@@ -9,28 +9,25 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
 use super::Machine;
 use super::bus::{Found, KeyId, OpenError};
 use super::channel::{Broken, Channel};
 use super::operation::{Operation, watch};
-use super::patience::Patience;
 use super::person::{News, Person};
 use super::trouble::{Meaning, Trouble};
 use crate::keys::pin_entry::{NoPin, Pin};
 use crate::keys::{Attempt, KeyError, KeyNotice};
-use crate::safe_text::safe;
+
+mod entrant;
+
+use entrant::{Entrant, State, Thread, Told};
 
 /// Keys used at once: nobody has more plugged in on purpose.
 const MAX_KEYS: usize = 8;
 /// Words of all keys' threads that wait here.
 const MAX_NEWS: usize = 32;
-/// Hiccups of one key that are forgiven in one use.
-const HICCUPS: u32 = 2;
-/// A key is said to be in use when it is found so this often: once may be the moment in which a browser looks at it.
-const IN_USE_SAID: u32 = 3;
-
 /// One use.
 struct Race<A> {
     machine: Machine,
@@ -54,51 +51,11 @@ struct Answered<A> {
     said: Result<Said<A>, Trouble>,
 }
 
-/// A key as one use sees it.
-///
-/// ```text
-/// Waits --settled, free--> Works --answer--------> (the use is over)
-///   ^                       |  '-- none of the credentials --> Wrong --another one blinks--> Watched
-///   '--- hiccup, in use, ---'                                    '<-------- touched ------------'
-///        nobody touched it  '-- no use asking again --> Spent
-/// ```
-struct Entrant {
-    state: State,
-    hiccups: u32,
-    in_use: u32,
-}
-
-enum State {
-    /// For its turn, not before then.
-    Waits(Instant),
-    /// This thread asks it; dropped, it is called off.
-    Works(Thread),
-    /// It has none of the credentials.
-    Wrong(Told),
-    /// Likewise, and this thread waits for its touch.
-    Watched(Thread),
-    /// Nothing more is wanted of it before it was taken out.
-    Spent(KeyError),
-}
-
-/// A thread at work; dropped, it is called off.
-struct Thread {
-    number: u64,
-    _called_off: DropGuard,
-}
-
 /// What a thread does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Work {
     Ask,
     Watch,
-}
-
-/// Whether the person has touched the wrong key and heard so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
-    No,
-    Yes,
 }
 
 /// What it says.
@@ -195,11 +152,7 @@ impl<A: Send + 'static> Race<A> {
                 (None, Look::First) => Duration::ZERO,
                 (None, Look::Later) => settle,
             };
-            self.keys.entry(key).or_insert_with(|| Entrant {
-                state: State::Waits(now + settled_in),
-                hiccups: 0,
-                in_use: 0,
-            });
+            self.keys.entry(key).or_insert_with(|| Entrant::waiting(now + settled_in));
         }
         self.go_on(now)
     }
@@ -255,7 +208,7 @@ impl<A: Send + 'static> Race<A> {
         }
         self.threads += 1;
         let (number, called_off) = (self.threads, CancellationToken::new());
-        let thread = Thread { number, _called_off: called_off.clone().drop_guard() };
+        let thread = Thread::called_off_by(number, &called_off);
         let person =
             Person { key: key.clone(), news: self.news.clone(), candidates: self.candidates.clone() };
         let (machine, operation, answers) =
@@ -346,48 +299,6 @@ impl<A: Send + 'static> Race<A> {
         self.go_on(now)?;
         notice.into_iter().for_each(|notice| self.attempt.notice(notice));
         Ok(None)
-    }
-}
-
-impl Entrant {
-    /// What becomes of it, and what the person should know if others go on.
-    fn after(
-        &mut self,
-        meaning: Meaning,
-        now: Instant,
-        patience: Patience,
-        notice: &mut Option<KeyNotice>,
-    ) -> State {
-        let spent = |error: KeyError, notice: &mut Option<KeyNotice>| {
-            *notice = Some(KeyNotice::Trouble(error.to_string()));
-            State::Spent(error)
-        };
-        match meaning {
-            Meaning::AskAgain => State::Waits(now + patience.poll),
-            Meaning::InUse => {
-                self.in_use += 1;
-                *notice = (self.in_use == IN_USE_SAID).then_some(KeyNotice::InUse);
-                State::Waits(now + patience.busy)
-            }
-            Meaning::Hiccup(_) if self.hiccups < HICCUPS => {
-                self.hiccups += 1;
-                State::Waits(now + patience.poll)
-            }
-            Meaning::Hiccup(why) => spent(KeyError::Broken(safe(&why)), notice),
-            Meaning::WrongKey => State::Wrong(Told::No),
-            Meaning::Final(error) => spent(error, notice),
-        }
-    }
-}
-
-impl State {
-    /// Whether something may come of it.
-    const fn is_hopeful(&self) -> bool {
-        matches!(self, Self::Waits(_) | Self::Works(_))
-    }
-
-    const fn is_wrong(&self) -> bool {
-        matches!(self, Self::Wrong(_) | Self::Watched(_))
     }
 }
 

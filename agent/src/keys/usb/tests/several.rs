@@ -33,9 +33,9 @@ async fn whoever_touches_the_wrong_key_hears_of_it_and_the_right_one_goes_on() {
         let mut tap = scene.tap(&enrolled.ids());
         touch(&wrong, 0).await;
         tap.hears(&KeyNotice::WrongKeyTouched).await;
-        assert!(right.is_blinking());
-        right.touch();
+        touch(&right, enrolled.seen).await;
         assert!(tap.end().await.is_ok());
+        assert_eq!(count(&right, enrolled.seen, |event| *event == Event::Cancelled), 0);
         assert_eq!(count(&wrong, 0, |event| *event == Event::Blinks), 1, "it blinks no more");
     }
 }
@@ -102,7 +102,7 @@ async fn a_broken_key_beside_a_good_one_is_named_and_does_no_harm() {
     let mut tap = scene.tap(&enrolled.ids());
     let silent = KeyError::Broken("it is silent".to_owned());
     tap.hears(&KeyNotice::Trouble(silent.to_string())).await;
-    right.touch();
+    touch(&right, enrolled.seen).await;
     assert!(tap.end().await.is_ok());
 }
 
