@@ -163,10 +163,13 @@ async fn watch_use(connection: &Connection, health: &Health) -> Found {
                 // In a cut the question is what finds out that it is over: QUIC's own next try is up to as far away as
                 // the cut has been long.
                 signs.ask(connection);
-                if is_lost(remote_of(connection), refuses).await
-                    && silence.handle_look(Seen::of(connection), Instant::now()) == Verdict::Silent
-                {
-                    return Found::Lost;
+                if is_lost(remote_of(connection), refuses).await {
+                    match silence.handle_look(Seen::of(connection), Instant::now()) {
+                        Verdict::Silent => return Found::Lost,
+                        // It answered after all, while it was asked for.
+                        Verdict::Heard => health.set_silent(Silent::No),
+                        Verdict::Quiet | Verdict::Ask | Verdict::Asked => {}
+                    }
                 }
             }
         }

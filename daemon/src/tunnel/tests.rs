@@ -141,6 +141,23 @@ async fn the_first_flow_after_a_quiet_restart_is_served_by_the_new_process() {
 }
 
 #[tokio::test]
+async fn a_quiet_tunnel_whose_proxy_is_well_is_neither_silent_nor_lost() {
+    let (ca, local) = (Ca::new(), LocalSet::new());
+    let story = async {
+        let (first, second) = (Proxy::start(&ca, "p1"), Proxy::start(&ca, "p2"));
+        let scene = Scene::new(&ca, &[&first, &second]);
+        let mut session = scene.open().await.unwrap();
+        // Nothing but an answer to what it is asked shows now that the proxy is there.
+        first.close_tcp();
+        let waiting = timeout(Duration::from_secs(6), session.receive.read_chunk(1, true));
+        assert!(waiting.await.is_err(), "the flow ended");
+        assert_carries(&mut scene.open().await.unwrap()).await;
+        assert_eq!((first.sessions(), second.sessions()), (2, 0));
+    };
+    local.run_until(story).await;
+}
+
+#[tokio::test]
 async fn silence_is_a_cut_and_keeps_the_flows_that_are_there() {
     let (ca, local) = (Ca::new(), LocalSet::new());
     let story = async {

@@ -25,6 +25,7 @@ use rcgen::{
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::runtime::Runtime;
+use tokio::sync::Notify;
 
 use super::super::credentials::{TunnelCredentials, TunnelKey};
 use super::PATIENCE;
@@ -95,6 +96,7 @@ fn name(params: &mut CertificateParams, subject: Subject, usage: ExtendedKeyUsag
 struct Shared {
     is_cut: AtomicBool,
     is_unavailable: AtomicBool,
+    tcp_closes: Notify,
     sessions: AtomicUsize,
 }
 
@@ -116,7 +118,7 @@ impl Proxy {
         let shared = Arc::new(Shared::default());
         let config = ca.server_config(name);
         let (ready, address) = std::sync::mpsc::channel();
-        let for_tasks = Arc::clone(&shared);
+        let (for_tasks, for_tasks_of_tcp) = (Arc::clone(&shared), Arc::clone(&shared));
         runtime.spawn(async move {
             let (outside, listener) = both_ports(port).await;
             ready.send(outside.local_addr().unwrap()).unwrap();
@@ -125,7 +127,7 @@ impl Proxy {
             tokio::join!(
                 wire(outside, inside, Arc::clone(&for_tasks)),
                 serve(endpoint, for_tasks),
-                take_connections(listener)
+                take_connections(listener, Arc::clone(&for_tasks_of_tcp))
             );
         });
         let address = address.recv_timeout(PATIENCE).unwrap();
@@ -153,6 +155,11 @@ impl Proxy {
     /// From now on it refuses every `Open`, as one that is stopping.
     pub(super) fn refuse_all(&self) {
         self.shared.is_unavailable.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on its TCP port refuses, as behind a firewall that lets QUIC alone through.
+    pub(super) fn close_tcp(&self) {
+        self.shared.tcp_closes.notify_one();
     }
 
     /// From now on no datagram passes either way.
@@ -249,9 +256,16 @@ async fn wire(outside: UdpSocket, endpoint: SocketAddr, shared: Arc<Shared>) {
     }
 }
 
-async fn take_connections(listener: TcpListener) {
-    loop {
-        drop(listener.accept().await);
+/// Until the port is closed: then whoever comes is refused.
+async fn take_connections(listener: TcpListener, shared: Arc<Shared>) {
+    let taken = async {
+        loop {
+            drop(listener.accept().await);
+        }
+    };
+    tokio::select! {
+        () = taken => {}
+        () = shared.tcp_closes.notified() => {}
     }
 }
 
