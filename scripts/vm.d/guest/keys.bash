@@ -228,6 +228,29 @@ check_48_broken_keys_are_named_and_a_mended_one_serves_in_the_same_prompt() {
     done
 }
 
+check_49_without_pinentry_the_pin_is_typed_where_the_prompt_is_watched() {
+    local out=/home/jerry/watch.out watcher
+    systemctl stop agent
+    start_agent ''
+    until_true 60 is_attached
+    key first mark
+    in_terminal "$out" 'to open vault, port 9001 \(8 tries left\)' 0000-wrong \
+        'wrong PIN.*to open vault, port 9001 \(7 tries left\)' "$PIN" -- portlatch watch &
+    watcher=$!
+    until_true 20 grep -q 'Watching for prompts' "$out"
+    reach vault 9001 "$RUN/49"
+    await first pin-right
+    touch_key first
+    got_through "$RUN/49" 9001
+    test "$(key first count pin-wrong) $(key first count pin-right)" = '1 1'
+    pkill -INT -f '^portlatch watch'
+    wait "$watcher" || true
+    must_fail grep -aF -e "$PIN" -e 0000-wrong "$out"
+    systemctl stop agent
+    start_agent
+    until_true 60 is_attached
+}
+
 # log_in_with KEY OUTPUT OPTION... -- [QUESTION ANSWER]...: jerry at a terminal of his own, with this key.
 log_in_with() {
     local name=$1 output=$2 login_in

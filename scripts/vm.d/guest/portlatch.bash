@@ -23,13 +23,15 @@ agent_mark() { wc -c <"$LOGS/agent.log" >"$RUN/agent.mark"; }
 agent_said() { tail -c "+$(($(<"$RUN/agent.mark") + 1))" "$LOGS/agent.log" | grep -aqE "$1"; }
 agent_says() { until_true "${2:-40}" agent_said "$1"; }
 
+# start_agent [PINENTRY]: with this pinentry, or with none where that is empty.
+# shellcheck disable=SC2120 # a check passes it
 start_agent() {
     # The terminal on which pinentry asks: a real one that nobody looks at.
     chown jerry /dev/tty6
     systemd-run --quiet --unit=agent --uid=jerry -p "StandardOutput=append:$LOGS/agent.log" \
         -p "StandardError=append:$LOGS/agent.log" --setenv=HOME=/home/jerry --setenv=XDG_RUNTIME_DIR=/run/user/1000 \
         --setenv=PORTLATCH_HOME=/home/jerry/portlatch --setenv=PATH="$PATH" --setenv=PORTLATCH_LOG=debug \
-        --setenv=PORTLATCH_PINENTRY=pinentry-tty --setenv=GPG_TTY=/dev/tty6 --setenv=TERM=linux \
+        --setenv=PORTLATCH_PINENTRY="${1-pinentry-tty}" --setenv=GPG_TTY=/dev/tty6 --setenv=TERM=linux \
         portlatch agent
 }
 
@@ -108,6 +110,7 @@ check_21_setup_a_key_is_enrolled_with_a_touch() {
 }
 
 check_22_setup_the_agent_attaches() {
+    # shellcheck disable=SC2119 # it has no arguments of its own
     start_agent
     until_true 60 is_attached
 }
