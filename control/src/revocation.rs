@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use portlatch_audit::{Event, EventKind};
 use portlatch_clock::TimeOfDay;
-use portlatch_protocol::grant::EXPIRY_LEEWAY;
+use portlatch_protocol::grant::{EXPIRY_LEEWAY, MAX_LIFETIME};
 use portlatch_protocol::names::{Id, UserName};
 
 use crate::api::problem::Denial;
@@ -69,6 +69,18 @@ impl Control {
             self.audit.note(event).await;
         }
         Ok(())
+    }
+
+    /// Forgets taps that seem to come from the future, and revokes grants that would live longer than any may: the clock
+    /// was set back, and they must not come to life again when it gets there.
+    pub(crate) async fn forget_the_future(&self) -> Result<(), StoreError> {
+        let now = self.clock.time_of_day();
+        self.store.forget_future_taps(now).await?;
+        let longest = now.after(MAX_LIFETIME + EXPIRY_LEEWAY);
+        let from_later = self.store.live_grants(longest).await?;
+        let ids: Vec<Id> = from_later.into_iter().map(|grant| grant.id).collect();
+        self.store.revoke_grants(&ids, now).await?;
+        self.publish_endings(now).await
     }
 
     /// Tells the watchers what the store knows to be over.

@@ -11,7 +11,7 @@ use portlatch_clock::{Clock, TimeOfDay};
 use portlatch_protocol::attach::CertificateBytes;
 use portlatch_protocol::names::{Hostname, Id, ProxyName, ResourceId};
 use portlatch_protocol::watch::{
-    BEAT, Change, ControlTime, GrantKey, Lock, ProxyResource, Snapshot, WatchMessage,
+    BEAT, Change, ControlTime, GrantKey, Lock, ProxyResource, RevokedGrant, Snapshot, WatchMessage,
 };
 use tokio::time::Instant;
 
@@ -96,7 +96,7 @@ impl Watch {
             let standing = self.standing.borrow_and_update().clone();
             let now = Told::of(&standing, &self.labels);
             self.changes = told.changes_to(&now);
-            self.outdated += new_keys(&now.ended_logins, &told.ended_logins).len();
+            self.outdated += new_endings(&now.ended_logins, &told.ended_logins).count();
             *told = now;
         }
         if self.changes.len() > MAX_CHANGES || self.outdated > MAX_CHANGES {
@@ -119,7 +119,7 @@ impl Watch {
             grant_keys: self.facts.grant_keys.clone(),
             resources: told.resources.values().cloned().collect(),
             locks: told.locks.values().cloned().collect(),
-            revoked: told.revoked.keys().cloned().collect(),
+            revoked: told.revoked.iter().map(revoked).collect(),
             ended_logins: told.ended_logins.keys().cloned().collect(),
         };
         self.told = Some(told);
@@ -151,13 +151,13 @@ impl Told {
                 changes.push_back(Change::Locked(lock.clone()));
             }
         }
-        let ended = new_keys(&self.ended_logins, &now.ended_logins);
-        changes.extend(ended.into_iter().map(Change::LoginEnded));
+        let ended = new_endings(&self.ended_logins, &now.ended_logins);
+        changes.extend(ended.map(|(login, _)| Change::LoginEnded(login.clone())));
         let gone = self.resources.keys().filter(|id| !now.resources.contains_key(*id));
         changes.extend(gone.cloned().map(Change::ResourceGone));
-        let revoked = new_keys(&self.revoked, &now.revoked);
-        if !revoked.is_empty() {
-            changes.push_back(Change::Revoked(revoked));
+        let over: Vec<RevokedGrant> = new_endings(&self.revoked, &now.revoked).map(revoked).collect();
+        if !over.is_empty() {
+            changes.push_back(Change::Revoked(over));
         }
         for (id, resource) in &now.resources {
             if self.resources.get(id) != Some(resource) {
@@ -170,9 +170,14 @@ impl Told {
     }
 }
 
-fn new_keys(old: &Arc<Endings>, new: &Arc<Endings>) -> Vec<Id> {
-    if Arc::ptr_eq(old, new) {
-        return Vec::new();
-    }
-    new.keys().filter(|id| !old.contains_key(*id)).cloned().collect()
+fn new_endings<'a>(
+    old: &'a Arc<Endings>,
+    new: &'a Arc<Endings>,
+) -> impl Iterator<Item = (&'a Id, &'a TimeOfDay)> {
+    let is_same = Arc::ptr_eq(old, new);
+    new.iter().filter(move |(id, _)| !is_same && !old.contains_key(*id))
+}
+
+fn revoked((grant, end): (&Id, &TimeOfDay)) -> RevokedGrant {
+    RevokedGrant { grant: grant.clone(), expires: ControlTime(end.0) }
 }

@@ -54,7 +54,7 @@ pub struct Snapshot {
     pub locks: Vec<Lock>,
     /// Grants that were revoked and have not ended yet.
     #[n(6)]
-    pub revoked: Vec<Id>,
+    pub revoked: Vec<RevokedGrant>,
     /// Logins that ended before their certificates did.
     #[n(7)]
     pub ended_logins: Vec<Id>,
@@ -77,13 +77,25 @@ pub enum Change {
     Unlocked(#[n(0)] Id),
     /// Grants are revoked: no new streams with them.
     #[n(4)]
-    Revoked(#[n(0)] Vec<Id>),
+    Revoked(#[n(0)] Vec<RevokedGrant>),
     /// A login is gone (logout, user removed): its sessions and tunnels are cut.
     #[n(5)]
     LoginEnded(#[n(0)] Id),
     /// The grant keys are these now.
     #[n(6)]
     GrantKeys(#[n(0)] Vec<GrantKey>),
+}
+
+/// A grant that was revoked before its time.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct RevokedGrant {
+    /// Its identifier.
+    #[n(0)]
+    pub grant: Id,
+    /// When it would have ended. Only then may its revocation be forgotten, on this very clock: if control's is set back,
+    /// a grant lives that much longer.
+    #[n(1)]
+    pub expires: ControlTime,
 }
 
 /// A key that verifies grants.

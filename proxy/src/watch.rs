@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use jsonwebtoken::DecodingKey;
 use portlatch_clock::{BootTime, Clock};
-use portlatch_protocol::grant::{EXPIRY_LEEWAY, MAX_LIFETIME};
+use portlatch_protocol::grant::EXPIRY_LEEWAY;
 use portlatch_protocol::identity::Login;
 use portlatch_protocol::names::{Hostname, Id, ProxyName, ResourceId};
 use portlatch_protocol::watch::{
@@ -45,7 +45,7 @@ struct Facts {
     keys: HashMap<Id, Arc<DecodingKey>>,
     resources: HashMap<ResourceId, Arc<ProxyResource>>,
     locks: HashMap<Id, Lock>,
-    /// Kept as long as the grant could still serve, counted from its revocation.
+    /// Each with the end of its grant, until when it is kept.
     revoked: HashMap<Id, ControlTime>,
     ended_logins: HashSet<Id>,
 }
@@ -208,7 +208,7 @@ impl Facts {
             keys: keys(snapshot.grant_keys),
             resources: resources.collect(),
             locks: snapshot.locks.into_iter().map(|lock| (lock.id.clone(), lock)).collect(),
-            revoked: snapshot.revoked.into_iter().map(|id| (id, snapshot.time)).collect(),
+            revoked: snapshot.revoked.into_iter().map(|revoked| (revoked.grant, revoked.expires)).collect(),
             ended_logins: snapshot.ended_logins.into_iter().collect(),
         }
     }
@@ -222,9 +222,8 @@ impl Facts {
             Change::ResourceGone(id) => drop(self.resources.remove(&id)),
             Change::Locked(lock) => drop(self.locks.insert(lock.id.clone(), lock)),
             Change::Unlocked(id) => drop(self.locks.remove(&id)),
-            Change::Revoked(ids) => {
-                let time = self.heard.time;
-                self.revoked.extend(ids.into_iter().map(|id| (id, time)));
+            Change::Revoked(revoked) => {
+                self.revoked.extend(revoked.into_iter().map(|revoked| (revoked.grant, revoked.expires)));
                 return Effect::None;
             }
             Change::LoginEnded(id) => drop(self.ended_logins.insert(id)),
@@ -236,10 +235,11 @@ impl Facts {
         Effect::Recheck
     }
 
+    /// Those whose grants have ended on control's clock, wherever that clock was when they were revoked.
     fn forget_old_revocations(&mut self) {
-        let kept = i64::try_from((MAX_LIFETIME + 2 * EXPIRY_LEEWAY).as_millis()).unwrap_or(i64::MAX);
-        let oldest = self.heard.time.0.saturating_sub(kept);
-        self.revoked.retain(|_, time| time.0 >= oldest);
+        let leeway = i64::try_from((2 * EXPIRY_LEEWAY).as_millis()).unwrap_or(i64::MAX);
+        let now = self.heard.time.0;
+        self.revoked.retain(|_, expires| expires.0.saturating_add(leeway) > now);
     }
 
     fn now(&self, boot_time: BootTime) -> ControlTime {
@@ -297,6 +297,9 @@ impl std::fmt::Debug for View {
 
 #[cfg(test)]
 mod tests {
+    use portlatch_protocol::grant::MAX_LIFETIME;
+    use portlatch_protocol::watch::RevokedGrant;
+
     use super::*;
     use crate::proxy::fixture;
 
@@ -373,14 +376,35 @@ mod tests {
     fn revocations_are_forgotten_only_when_their_grants_have_ended() {
         let (clock, mover) = Clock::movable();
         let view = fixture::view(&clock);
-        let grant: Id = "0f".parse().unwrap();
-        let change = Change::Revoked(vec![grant.clone()]);
-        let _ = view.handle_message(WatchMessage::Change(change, fixture::control_time(&clock)));
+        let (grant, start) = ("0f".parse().unwrap(), fixture::control_time(&clock));
+        let _ = view.handle_message(WatchMessage::Change(revoked(&grant, start), start));
         mover.send(MAX_LIFETIME).unwrap();
         let _ = view.handle_message(WatchMessage::Beat(fixture::control_time(&clock)));
         assert!(view.is_revoked(&grant));
         mover.send(MAX_LIFETIME * 2).unwrap();
         let _ = view.handle_message(WatchMessage::Beat(fixture::control_time(&clock)));
         assert!(!view.is_revoked(&grant));
+    }
+
+    #[test]
+    fn a_revocation_outlives_its_grant_even_if_controls_clock_was_set_back_before_it() {
+        let (clock, _mover) = Clock::movable();
+        let view = fixture::view(&clock);
+        let (grant, start) = ("0f".parse().unwrap(), fixture::control_time(&clock));
+        let later = |seconds: i64| ControlTime(start.0 + seconds * 1000);
+        // Given at `start`; a quarter of an hour is taken back; then it is revoked.
+        let _ = view.handle_message(WatchMessage::Change(revoked(&grant, start), later(-900)));
+        for seconds in [-890, -400, 0, 299, 304] {
+            let _ = view.handle_message(WatchMessage::Beat(later(seconds)));
+            assert!(view.is_revoked(&grant), "{seconds} s");
+        }
+        let _ = view.handle_message(WatchMessage::Beat(later(311)));
+        assert!(!view.is_revoked(&grant));
+    }
+
+    /// The revocation of a grant that was given at this time.
+    fn revoked(grant: &Id, given: ControlTime) -> Change {
+        let expires = ControlTime(given.0 + i64::try_from(MAX_LIFETIME.as_millis()).unwrap());
+        Change::Revoked(vec![RevokedGrant { grant: grant.clone(), expires }])
     }
 }

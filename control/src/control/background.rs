@@ -33,9 +33,11 @@ pub(super) async fn run(control: Arc<Control>, cancel: CancellationToken) {
         let now = control.clock.boot_time();
         look(&control).await;
         if was_set_back(&mut booted_at, boot(&control.clock)) {
-            tracing::warn!("this machine's clock was set back: taps from the time after it are forgotten");
-            let forgotten = control.store.forget_future_taps(control.clock.time_of_day()).await;
-            forgotten.unwrap_or_else(|error| tracing::error!(%error, "taps could not be forgotten"));
+            tracing::warn!(
+                "this machine's clock was set back: taps and grants from the time after it are forgotten"
+            );
+            let forgotten = control.forget_the_future().await;
+            forgotten.unwrap_or_else(|error| tracing::error!(%error, "the future could not be forgotten"));
         }
         if is_due(&mut sweep_at, SWEEP_EVERY, now) {
             let swept = control.store.sweep(control.clock.time_of_day()).await;

@@ -8,7 +8,7 @@ use rcgen::KeyPair;
 use super::*;
 use crate::proxy::fixture::ca::{self, KID};
 use crate::proxy::fixture::network::open_with;
-use crate::proxy::fixture::{control_time, grant_key, login, snapshot};
+use crate::proxy::fixture::{control_time, grant_key, login, revoked, snapshot};
 
 struct Case {
     clock: Clock,
@@ -201,7 +201,7 @@ fn what_control_takes_back_is_refused() {
     assert_eq!(case.verify(&token).err(), Some(GrantFault::Locked));
     case.tell(Change::Unlocked("0b".parse().unwrap()));
     assert!(case.verify(&token).is_ok());
-    case.tell(Change::Revoked(vec![case.claims().jti]));
+    case.tell(revoked(case.claims().jti, &case.clock));
     assert_eq!(case.verify(&token).err(), Some(GrantFault::Revoked));
     case.tell(Change::GrantKeys(Vec::new()));
     assert_eq!(case.verify(&token).err(), Some(GrantFault::UnknownKey));
@@ -213,7 +213,7 @@ fn a_grant_that_was_verified_stands_only_until_control_takes_it_back() {
     let token = ca::sign(&ca::header(), &case.claims(), &case.key);
     let grant = case.verify(&token).unwrap();
     assert_eq!(grant.check_standing(&case.tunnel, &case.view), Ok(()));
-    case.tell(Change::Revoked(vec![case.claims().jti]));
+    case.tell(revoked(case.claims().jti, &case.clock));
     assert_eq!(grant.check_standing(&case.tunnel, &case.view), Err(GrantFault::Revoked));
 }
 

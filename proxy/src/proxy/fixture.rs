@@ -8,8 +8,11 @@ use std::sync::Arc;
 use portlatch_clock::Clock;
 use portlatch_protocol::attach::CertificateBytes;
 use portlatch_protocol::identity::Login;
+use portlatch_protocol::names::Id;
 use portlatch_protocol::ports::PortRange;
-use portlatch_protocol::watch::{ControlTime, GrantKey, ProxyResource, Snapshot, Target, WatchMessage};
+use portlatch_protocol::watch::{
+    Change, ControlTime, GrantKey, ProxyResource, RevokedGrant, Snapshot, Target, WatchMessage,
+};
 use rcgen::KeyPair;
 
 use crate::watch::View;
@@ -58,6 +61,12 @@ pub(crate) fn view(clock: &Clock) -> Arc<View> {
     let view = View::new("p1".parse().unwrap(), clock.clone());
     let _ = view.handle_message(WatchMessage::Snapshot(snapshot(clock)));
     view
+}
+
+/// The revocation of a grant that would have lived for a minute.
+pub(crate) fn revoked(grant: Id, clock: &Clock) -> Change {
+    let expires = ControlTime(control_time(clock).0 + 60_000);
+    Change::Revoked(vec![RevokedGrant { grant, expires }])
 }
 
 /// The watch's form of a grant key.

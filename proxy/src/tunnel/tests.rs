@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::proxy::fixture::ca;
 use crate::proxy::fixture::network::{Network, PATIENCE, open_with};
-use crate::proxy::fixture::resource;
+use crate::proxy::fixture::{self, resource};
 
 /// A target and a proxy that dials it.
 async fn network_with_target() -> (Network, TcpListener) {
@@ -239,7 +239,7 @@ async fn a_refused_grant_reaches_no_target_and_is_audited() {
     );
     let altered = good.grant.replacen('.', ".A", 1);
     let revoked = network.open(&client, |claims| claims.jti = "0d".parse().unwrap());
-    network.tell_change(Change::Revoked(vec!["0d".parse().unwrap()])).await;
+    network.tell_change(fixture::revoked("0d".parse().unwrap(), &network.clock)).await;
     network.until(|proxy| proxy.view.is_revoked(&"0d".parse().unwrap())).await;
     let elsewhere = Open { host: "other.corp.internal".parse().unwrap(), ..good.clone() };
     let other_resource = |claims: &mut GrantClaims| claims.resource = "db/payroll".parse().unwrap();

@@ -13,8 +13,8 @@ use tokio::time::timeout;
 use super::{accept, network_with_target};
 use crate::limits::MAX_TUNNELS;
 use crate::proxy::fixture::ca::TestCa;
-use crate::proxy::fixture::login;
 use crate::proxy::fixture::network::{Client, Network, PATIENCE, read_answer};
+use crate::proxy::fixture::{login, revoked};
 
 /// What a cut must take at most (design section 5).
 const CUT: Duration = Duration::from_secs(2);
@@ -71,7 +71,7 @@ async fn a_revoked_grant_opens_nothing_more_and_cuts_nothing() {
     let client = network.tunnel().await;
     let (mut send, _receive) = network.session(&client).await;
     let mut server = accept(&target).await;
-    network.tell_change(Change::Revoked(vec!["0e".parse().unwrap()])).await;
+    network.tell_change(revoked("0e".parse().unwrap(), &network.clock)).await;
     network.until(|proxy| proxy.view.is_revoked(&"0e".parse().unwrap())).await;
     let (_, _, answer) = client.open(&network.open(&client, |_| {})).await;
     assert_eq!(answer, Answer::Refused(OpenRefusal::GrantEnded));
