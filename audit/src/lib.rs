@@ -24,4 +24,6 @@ pub use chain::head_message;
 pub use event::{Event, EventKind};
 pub use read::{ReadError, Reader, Record};
 pub use spool::{Durability, Recovery, Spool, SpoolConfig, SpoolError};
-pub use verify::{Report, SourceReport, VerifyError, verify};
+pub use verify::{
+    CheckHead, Report, Signature, SignedHead, SourceReport, VerifyError, verify, verify_signed,
+};

@@ -42,7 +42,7 @@ pub mod changes;
 /// Control's name in its own certificate; one process on SQLite is all there is.
 const OWN_NAME: &str = "main";
 /// The name of control's source in the audit.
-const AUDIT_SOURCE: &str = "control";
+pub(crate) const AUDIT_SOURCE: &str = "control";
 const DATABASE: &str = "control.db";
 const AUDIT_FOLDER: &str = "audit";
 /// How long an administrator's command waits for the one before it.

@@ -15,6 +15,7 @@ use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
+pub(crate) use self::authority::PublicCa;
 pub(crate) use self::vault::KEYED_HASH_BYTES;
 use self::vault::Vault;
 
@@ -167,6 +168,12 @@ impl Keys {
             grant_point,
             vault,
         })
+    }
+
+    /// The CA of the cluster in `dir`, without its key: for verifying what it signed. None if there is none.
+    pub(crate) fn public_ca(dir: &Path) -> Option<PublicCa> {
+        let der = file::read_secret(&dir.join(DIRECTORY).join(CA_FILE)).ok()?;
+        PublicCa::read(&der)
     }
 
     /// The cluster that the CA was made for; for ever, since certificates and security keys are bound to it.

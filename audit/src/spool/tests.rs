@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::chain::LineHash;
 use crate::read::Reader;
-use crate::verify::{VerifyError, verify};
+use crate::verify::{Signature, VerifyError, verify, verify_signed};
 
 /// Tells a test that it runs in a process of its own, and where it writes.
 const CHILD_DIRECTORY: &str = "AUDIT_TEST_DIRECTORY";
@@ -194,6 +194,52 @@ fn a_head_is_signed_once_for_each_state_of_the_chain() {
     let message = chain::head_message(&"c.example".parse().unwrap(), "control", last.seq, &last.hash.0);
     let signature = LineHash::of(&message).to_hex();
     assert_eq!(words(directory.path(), &format!("\"signature\":\"{signature}\"")), 1);
+}
+
+#[test]
+fn a_chain_that_was_written_anew_has_no_signature_of_its_own() {
+    let [honest, forged] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let signer = |message: &[u8]| LineHash::of(message).0.to_vec();
+    let check = |_: &str, message: &[u8], signature: &[u8]| match LineHash::of(message).0 == signature {
+        true => Signature::Good,
+        false => Signature::Bad,
+    };
+    for directory in [&honest, &forged] {
+        let spool = Spool::open(config(directory.path(), "control"), NOW).unwrap();
+        spool.append(&Event::new(EventKind::Grant), NOW).unwrap();
+        spool.append(&Event::new(EventKind::Login), NOW).unwrap();
+        if directory.path() == honest.path() {
+            spool.sign_head(&signer, NOW).unwrap();
+            spool.append(&Event::new(EventKind::Logout), NOW).unwrap();
+            continue;
+        }
+        let last = spool.shared.lock().last;
+        let head = Event {
+            detail: Some(format!("{} {}", last.seq, last.hash.to_hex())),
+            signature: Some("00".repeat(32)),
+            ..Event::new(EventKind::ChainHead)
+        };
+        spool.append(&head, NOW).unwrap();
+    }
+    let report = verify_signed(honest.path(), &check).unwrap();
+    assert_eq!(report.sources[0].signed.as_ref().map(|head| head.covers), Some(3));
+    assert_eq!(report.sources[0].records, 5);
+    assert!(verify(forged.path()).is_ok(), "the chain alone is whole");
+    let error = verify_signed(forged.path(), &check).unwrap_err();
+    assert!(matches!(error, VerifyError::BadSignature { line: 4, .. }), "{error}");
+}
+
+#[test]
+fn a_signed_head_names_a_record_that_is_there() {
+    for detail in ["9 00", "nonsense", "1 0000000000000000000000000000000000000000000000000000000000000000"] {
+        let directory = tempfile::tempdir().unwrap();
+        let spool = Spool::open(config(directory.path(), "control"), NOW).unwrap();
+        let (detail, signature) = (Some(detail.to_owned()), Some("00".to_owned()));
+        spool.append(&Event { detail, signature, ..Event::new(EventKind::ChainHead) }, NOW).unwrap();
+        drop(spool);
+        let verified = verify_signed(directory.path(), &|_, _, _| Signature::Good);
+        assert!(matches!(verified, Err(VerifyError::BadSignature { .. })), "{verified:?}");
+    }
 }
 
 #[test]

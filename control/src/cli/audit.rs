@@ -4,9 +4,11 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use portlatch_audit::{ReadError, Reader};
+use portlatch_audit::{ReadError, Reader, Signature, SignedHead};
 
 use super::{CliError, Streams, show};
+use crate::control::AUDIT_SOURCE;
+use crate::keys::Keys;
 
 /// The audit's folder in control's directory.
 const FOLDER: &str = "audit";
@@ -49,8 +51,13 @@ fn print_newest(reader: &mut Reader, lines: u32, streams: &mut Streams<'_>) -> R
 /// Looks for changes, and says what it looked at.
 pub(super) fn verify(dir: &Path, streams: &mut Streams<'_>) -> Result<(), CliError> {
     let folder = existing(dir)?;
-    let report =
-        portlatch_audit::verify(&folder).map_err(|error| CliError::Failed(vec![error.to_string()]))?;
+    let ca = Keys::public_ca(dir);
+    let check = |source: &str, message: &[u8], signature: &[u8]| match &ca {
+        Some(ca) if source == AUDIT_SOURCE => ca.check(message, signature),
+        Some(_) | None => Signature::UnknownKey,
+    };
+    let report = portlatch_audit::verify_signed(&folder, &check);
+    let report = report.map_err(|error| CliError::Failed(vec![error.to_string()]))?;
     for source in &report.sources {
         let name = show::printable(&source.source);
         writeln!(
@@ -58,6 +65,12 @@ pub(super) fn verify(dir: &Path, streams: &mut Streams<'_>) -> Result<(), CliErr
             "{name}: {} records, whole; the last has the hash {}",
             source.records, source.last_hash
         )?;
+        match &source.signed {
+            Some(SignedHead { covers, time }) => {
+                writeln!(streams.out, "{name}: signed up to record {covers}, at {time}")?;
+            }
+            None => writeln!(streams.out, "{name}: no signature was checked")?,
+        }
         if source.has_torn_tail {
             writeln!(
                 streams.err,

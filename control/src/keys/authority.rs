@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
+use portlatch_audit::Signature;
 use portlatch_clock::TimeOfDay;
 use portlatch_protocol::names::Hostname;
 use rcgen::{
@@ -49,8 +51,27 @@ pub(super) fn certifies(certificate: &CertificateDer<'_>, key: &KeyPair) -> bool
     rest.is_empty() && is_own && is_signed_by(&certificate, key)
 }
 
+/// The CA's public key.
+#[derive(Debug)]
+pub(crate) struct PublicCa(Vec<u8>);
+
+impl PublicCa {
+    /// The key of this certificate.
+    pub(super) fn read(certificate: &[u8]) -> Option<Self> {
+        let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+        Some(Self(certificate.public_key().subject_public_key.data.to_vec()))
+    }
+
+    /// Whether the CA made this signature of this message.
+    pub(crate) fn check(&self, message: &[u8], signature: &[u8]) -> Signature {
+        match UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &self.0).verify(message, signature) {
+            Ok(()) => Signature::Good,
+            Err(_) => Signature::Bad,
+        }
+    }
+}
+
 fn is_signed_by(certificate: &X509Certificate<'_>, key: &KeyPair) -> bool {
-    use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
     UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, key.der_bytes())
         .verify(certificate.tbs_certificate.as_ref(), &certificate.signature_value.data)
         .is_ok()
