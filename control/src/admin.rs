@@ -1,6 +1,7 @@
 //! What the administrator's commands say to control over `admin.sock` in its directory (mode 0600; peer uid root or the
 //! service's own): one JSON request on a line, one JSON answer on a line, then the connection closes.
 
+use portlatch_protocol::api::ceremony::Explanation;
 use portlatch_protocol::names::{DeviceName, Id, ProxyName, ResourceId, RoleName, UserName};
 
 /// Largest request and answer line: resource documents of a large site fit.
@@ -52,6 +53,15 @@ pub enum AdminRequest {
     KillSession {
         /// Its identifier.
         id: Id,
+    },
+    /// Tells which rule decides on a port for a user.
+    Why {
+        /// The user.
+        user: UserName,
+        /// The resource.
+        resource: ResourceId,
+        /// Its port.
+        port: u16,
     },
     /// Locks a user, device, login, resource or proxy.
     Lock {
@@ -112,6 +122,8 @@ pub enum AdminAnswer {
         /// Oldest first.
         sessions: Vec<SessionLine>,
     },
+    /// Which rule decides.
+    Explained(Explanation),
     /// Not done; nothing was changed.
     Failed {
         /// One sentence each; faults of documents with file, line and column.

@@ -179,6 +179,10 @@ async fn execute(control: &Control, request: AdminRequest, actor: &str) -> Admin
             control.audit.note(Event { session, actor, ..Event::new(EventKind::SessionKill) }).await;
             AdminAnswer::Done { lines: vec![format!("session {id} ended")], warnings: Vec::new() }
         }
+        AdminRequest::Why { user, resource, port } => match control.why_of(&user, &resource, port).await {
+            Ok(explanation) => AdminAnswer::Explained(explanation),
+            Err(denial) => failed(denial.to_string()),
+        },
         AdminRequest::Lock { target, ttl, message } => {
             let ttl = ttl.map(Duration::from_secs);
             changed(control.lock(target, ttl, message, actor).await)

@@ -57,6 +57,7 @@ pub(crate) fn router(control: Arc<Control>) -> Router {
         .route("/v1/taps", delete(routes::forget_taps))
         .route("/v1/browser-logins", post(pages::begin_login))
         .route("/v1/browser-logins/{ceremony}", post(pages::finish_login))
+        .route("/v1/why", post(routes::why))
         .route_layer(from_fn(to_its_end))
         .route("/v1/catalogue", get(routes::catalogue))
         .route("/v1/ceremonies/{ceremony}/page", post(pages::decision))

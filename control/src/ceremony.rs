@@ -27,6 +27,8 @@ pub use crate::browser::approval::Approval;
 
 mod page;
 pub(crate) mod purpose;
+#[cfg(test)]
+mod tests;
 
 /// How long a challenge can be answered (design section 5).
 pub const LIFETIME: Duration = Duration::from_secs(120);

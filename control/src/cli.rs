@@ -125,6 +125,15 @@ fn execute(command: AdminCommand, dir: &Path, streams: &mut Streams<'_>) -> Resu
             show_done(client.ask(&AdminRequest::KillSession { id })?, streams)
         }
         AdminCommand::Sessions { command: None, json } => sessions(&client, json.into(), streams),
+        AdminCommand::Why { user, resource, port, json } => {
+            let answer = client.ask(&AdminRequest::Why { user, resource, port })?;
+            let AdminAnswer::Explained(explanation) = answer else { return Err(unexpected(answer)) };
+            Ok(if json {
+                show::json(streams.out, &serde_json::json!(explanation))
+            } else {
+                show::explanation(streams.out, &explanation)
+            }?)
+        }
         AdminCommand::Lock(arguments) => show_done(client.ask(&arguments.into_request())?, streams),
         AdminCommand::Audit(AuditCommand::Tail { lines, follow: false }) => audit::tail(dir, lines, streams),
         AdminCommand::Audit(AuditCommand::Tail { lines, follow: true }) => audit::follow(dir, lines, streams),
@@ -210,7 +219,8 @@ fn unexpected(answer: AdminAnswer) -> CliError {
         AdminAnswer::Done { .. }
         | AdminAnswer::Documents { .. }
         | AdminAnswer::Token(_)
-        | AdminAnswer::Sessions { .. } => CliError::BadAnswer,
+        | AdminAnswer::Sessions { .. }
+        | AdminAnswer::Explained(_) => CliError::BadAnswer,
     }
 }
 

@@ -13,10 +13,12 @@ use std::sync::Arc;
 
 use portlatch_audit::EventKind;
 use portlatch_clock::TimeOfDay;
+use portlatch_protocol::api::ceremony::ExecTarget;
 use portlatch_protocol::api::{AccessAnswer, AccessRequest, IssuedGrant};
 use portlatch_protocol::grant::MAX_LIFETIME;
 use portlatch_protocol::refusal::RefusalReason;
 use portlatch_protocol::resource::MfaNeed;
+use portlatch_protocol::thumbprint::Thumbprint;
 
 pub(crate) use self::asker::shown;
 pub use self::asker::{AccessLimits, Asker};
@@ -24,7 +26,6 @@ use self::sign::{Basis, GrantBounds};
 use crate::api::problem::Denial;
 use crate::control::{Control, random_id};
 use crate::documents::resource::MfaScope;
-use crate::login::limits::network_of;
 use crate::policy::Terms;
 use crate::store::grants::StoredGrant;
 use crate::store::taps::{Tap, TapScope};
@@ -49,8 +50,7 @@ impl Control {
     /// # Errors
     /// A [`Denial`].
     pub async fn ask(&self, asker: Asker<'_>, request: &AccessRequest) -> Result<AccessAnswer, Denial> {
-        let id = &asker.login.login.login;
-        if !self.access_limits.questions.take(id, self.clock.boot_time()) {
+        if !self.access_limits.takes_question(asker, self.clock.boot_time()) {
             self.note_limited(asker, asker.about(EventKind::AccessDenied, request)).await;
             return Ok(refused(RefusalReason::Limit, None));
         }
@@ -63,7 +63,8 @@ impl Control {
             let grant = self.issue(asker, request, &standing, &terms, Basis::NoTap).await?;
             return Ok(AccessAnswer::Granted(grant));
         }
-        if let Some(tap) = self.remembered_tap(asker, request, &terms).await? {
+        let target = ExecTarget { resource: request.resource.clone(), port: request.port };
+        if let Some(tap) = self.tap_serving(asker, Some(&request.tunnel_key), &target, &terms).await? {
             match self.issue(asker, request, &standing, &terms, Basis::Tap(&tap)).await {
                 // It was forgotten a moment ago: the person is asked.
                 Err(Denial::CeremonyEnded) => {}
@@ -104,7 +105,7 @@ impl Control {
         let (standing, now) = (self.hub.now(), self.clock.time_of_day());
         let verdict = standing.evaluate(&asker.login.login, &request.resource, request.port, now);
         let (word, refused) = match verdict {
-            Verdict::Allowed(terms) if terms.pin_source_ip && !is_at_home(asker) => {
+            Verdict::Allowed(terms) if terms.pin_source_ip && !asker.is_at_home() => {
                 let (reason, denial) = (RefusalReason::Policy, Denial::SourceAddress);
                 ("source_address", Refused { reason, message: Some(denial.to_string()), denial })
             }
@@ -118,11 +119,12 @@ impl Control {
         Err(refused)
     }
 
-    /// A tap that covers this port, as the resource says now and said when it was tapped.
-    async fn remembered_tap(
+    /// A tap that covers this port, as the resource says now and said when it was tapped; of one tunnel key, or of any.
+    pub(crate) async fn tap_serving(
         &self,
         asker: Asker<'_>,
-        request: &AccessRequest,
+        tunnel_key: Option<&Thumbprint>,
+        target: &ExecTarget,
         terms: &Terms,
     ) -> Result<Option<Tap>, Denial> {
         let now = self.clock.time_of_day();
@@ -131,8 +133,8 @@ impl Control {
             MfaScope::Group(group) => Some(group),
             MfaScope::Port | MfaScope::Resource => None,
         };
-        let by = (&asker.login.login.login, &request.tunnel_key);
-        let place = (&request.resource, request.port);
+        let by = (&asker.login.login.login, tunnel_key);
+        let place = (&target.resource, target.port);
         let since = TimeOfDay(now.0.saturating_sub(interval));
         let taps = self.store.taps_covering(by, place, group, since).await?;
         let serves = |tap: &Tap| {
@@ -193,11 +195,6 @@ impl Control {
         let expires_in = u64::try_from(bounds.exp - now.seconds()).unwrap_or(0);
         Ok(IssuedGrant { id: kept.id, token, expires_in, amr: claims.amr })
     }
-}
-
-/// Whether the login is used from where it was made. Of a login from before that was kept, nobody knows.
-fn is_at_home(asker: Asker<'_>) -> bool {
-    asker.login.address.is_some_and(|address| network_of(address) == network_of(asker.address))
 }
 
 fn refused(reason: RefusalReason, message: Option<String>) -> AccessAnswer {

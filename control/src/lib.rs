@@ -27,3 +27,4 @@ mod revocation;
 pub mod store;
 pub mod watch;
 pub mod webauthn;
+mod why;

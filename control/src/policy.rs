@@ -32,6 +32,7 @@ use crate::documents::resource::{MfaScope, ResourceDocument};
 use crate::documents::role::RoleDocument;
 
 mod evaluate;
+pub mod explain;
 mod ports;
 mod terms;
 

@@ -29,6 +29,7 @@ use super::{pages, routes};
         pages::begin_login,
         pages::finish_login,
         pages::login_decision,
+        routes::why,
         serve,
     )
 )]
@@ -45,7 +46,7 @@ mod tests {
     use super::*;
 
     /// The table of `portlatch_protocol::api`, and this description.
-    const ROUTES: [(&str, &str); 17] = [
+    const ROUTES: [(&str, &str); 18] = [
         ("post", "/v1/login"),
         ("post", "/v1/login/{ceremony}"),
         ("post", "/v1/logout"),
@@ -62,6 +63,7 @@ mod tests {
         ("post", "/v1/browser-logins"),
         ("post", "/v1/browser-logins/{ceremony}"),
         ("post", "/v1/browser-logins/{ceremony}/page"),
+        ("post", "/v1/why"),
         ("get", "/v1/openapi.json"),
     ];
 

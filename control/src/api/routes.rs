@@ -9,7 +9,8 @@ use axum::{Extension, Json};
 use http::StatusCode;
 use portlatch_audit::EventKind;
 use portlatch_protocol::api::ceremony::{
-    CeremonyOutcome, CeremonyRequest, DeviceProof, MfaDevice, MfaDevices, PresenceProof,
+    CeremonyOutcome, CeremonyRequest, DeviceProof, ExecTarget, Explanation, MfaDevice, MfaDevices,
+    PresenceProof,
 };
 use portlatch_protocol::api::{
     AccessAnswer, AccessRequest, CATALOGUE_WAIT, Catalogue, Ceremony, LoginAnswer, LoginChallenge,
@@ -235,6 +236,20 @@ pub(super) async fn forget_taps(
 
 /// The ceremony that a path names.
 pub(super) type Named = Result<Path<Id>, axum::extract::rejection::PathRejection>;
+
+/// Which rule decides on a port.
+#[utoipa::path(post, path = "/v1/why", request_body = ExecTarget, responses(
+    (status = 200, body = Explanation), (status = 401, body = Problem), (status = 403, body = Problem),
+    (status = 429, body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn why(
+    State(control): Service,
+    Extension(peer): Extension<Peer>,
+    Body(target): Body<ExecTarget>,
+) -> Result<Json<Explanation>, Denial> {
+    let login = control.authenticate(&peer).await?;
+    let asker = Asker { login: &login, address: peer.address.ip() };
+    Ok(Json(control.why(asker, &target).await?))
+}
 
 /// A name that is none names no ceremony.
 pub(super) fn named(ceremony: Named) -> Result<Id, Denial> {

@@ -47,6 +47,19 @@ pub enum AdminCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Show which rule decides on a port for a user
+    Why {
+        /// The user's name
+        user: UserName,
+        /// KIND/NAME
+        #[arg(value_name = "KIND/NAME")]
+        resource: ResourceId,
+        /// The port
+        port: u16,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Say no at once to a user, device, login, resource or proxy
     Lock(LockArguments),
     /// Read the audit, or look for changes in it

@@ -3,6 +3,7 @@
 
 use std::io::{self, Write};
 
+use portlatch_protocol::api::ceremony::Explanation;
 use portlatch_protocol::ports::PortRange;
 use serde_json::{Value as Json, json};
 
@@ -62,6 +63,14 @@ pub(super) fn enrolment(out: &mut dyn Write, token: &IssuedToken) -> io::Result<
 pub(super) fn join(out: &mut dyn Write, token: &IssuedToken) -> io::Result<()> {
     writeln!(out, "{} can join once, until {}:", token.name, token.expires)?;
     writeln!(out, "  token  {}", token.token)
+}
+
+/// Which rule decides: a line for each step.
+pub(super) fn explanation(out: &mut dyn Write, explanation: &Explanation) -> io::Result<()> {
+    for step in &explanation.steps {
+        writeln!(out, "{}", printable(step))?;
+    }
+    Ok(())
 }
 
 /// Live sessions.

@@ -63,6 +63,7 @@ impl Outcome {
 /// A control that runs on threads of its own until dropped.
 struct Site {
     folder: tempfile::TempDir,
+    control: Arc<Control>,
     cancel: CancellationToken,
     runtime: Option<tokio::runtime::Runtime>,
 }
@@ -85,9 +86,10 @@ impl Site {
         let control =
             runtime.block_on(Control::open(&dir, keys, settings, clock, Arc::new(OneSession))).unwrap();
         let cancel = CancellationToken::new();
-        let socket = runtime.block_on(async { crate::admin_server::AdminServer::bind(control) }).unwrap();
+        let socket =
+            runtime.block_on(async { crate::admin_server::AdminServer::bind(control.clone()) }).unwrap();
         runtime.spawn(socket.serve(cancel.clone()));
-        Self { folder, cancel, runtime: Some(runtime) }
+        Self { folder, control, cancel, runtime: Some(runtime) }
     }
 
     fn dir(&self) -> PathBuf {
@@ -204,6 +206,46 @@ fn the_audit_is_read_and_verified_beside_its_writer() {
     let error = site.type_in(&["audit", "verify"]).result.unwrap_err();
     assert_eq!(error.exit_code(), 1);
     assert!(error.to_string().contains(".jsonl, line "), "{error}");
+}
+
+#[test]
+fn the_signature_of_the_audit_s_head_is_checked() {
+    let site = Site::start();
+    let unsigned = site.type_in(&["audit", "verify"]).expect();
+    assert!(unsigned.contains("control: no signature was checked"), "{unsigned}");
+    let runtime = site.runtime.as_ref().unwrap();
+    runtime.block_on(site.control.audit.sign_head(&site.control.keys)).unwrap();
+    let signed = site.type_in(&["audit", "verify"]).expect();
+    assert!(signed.contains("control: signed up to record 2, at "), "{signed}");
+    // Another cluster's CA did not sign it.
+    let other = Site::start();
+    std::fs::copy(other.dir().join("keys/ca.der"), site.dir().join("keys/ca.der")).unwrap();
+    let error = site.type_in(&["audit", "verify"]).result.unwrap_err();
+    assert!(error.to_string().contains("the signed head is not of the records before it"), "{error}");
+}
+
+#[test]
+fn why_names_the_rule() {
+    let site = Site::start();
+    let (role, db) = (site.write("role.yaml", ROLE), site.write("db.yaml", DB));
+    site.type_in(&["apply", "-f", &role, &db]).expect();
+    site.type_in(&["users", "add", "jerry", "--roles", "dev"]).expect();
+    let why = site.type_in(&["why", "jerry", "db/billing-db", "5432"]).expect();
+    for step in
+        ["jerry has the role dev\n", "role dev allows it: db_labels env=dev\n", "allowed without a tap\n"]
+    {
+        assert!(why.contains(step), "{step}: {why}");
+    }
+    let refused = site.type_in(&["why", "jerry", "db/billing-db", "1", "--json"]).expect();
+    let refused: Json = serde_json::from_str(&refused).unwrap();
+    assert_eq!(refused["is_allowed"], false);
+    assert!(
+        typed_badly(&["why", "jerry", "billing-db", "5432"]) && typed_badly(&["why", "jerry", "db/x", "0x"])
+    );
+}
+
+fn typed_badly(words: &[&str]) -> bool {
+    Typed::try_parse_from(["portlatch-proxy"].iter().chain(words)).is_err()
 }
 
 fn change_a_record(folder: &Path) {

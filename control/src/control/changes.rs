@@ -12,6 +12,7 @@ use time::format_description::well_known::Rfc3339;
 use super::{Control, read_documents};
 use crate::admin::{IssuedToken, LockedBy, SourceFile};
 use crate::api::problem::Denial;
+use crate::audit_log::AuditFailed;
 use crate::documents::fault::Fault;
 use crate::documents::people::{LockDocument, UserDocument};
 use crate::documents::{Document, DocumentKind, ParseContext, check_set, parse_all};
@@ -32,9 +33,12 @@ pub enum ChangeError {
     /// The documents have faults, or contradict each other.
     #[error("the documents have faults")]
     Faults(Vec<String>),
-    /// The store or the audit cannot be used, or another change takes too long.
+    /// The store cannot be used, or another change takes too long.
     #[error("{0}")]
     Unavailable(#[from] Denial),
+    /// What is not on the record does not happen.
+    #[error("the audit cannot be written, so nothing was changed: is the disk full?")]
+    NotRecorded(#[from] AuditFailed),
 }
 
 impl ChangeError {
@@ -43,6 +47,7 @@ impl ChangeError {
         match self {
             Self::Faults(faults) => faults,
             Self::Unavailable(denial) => vec![denial.to_string()],
+            Self::NotRecorded(_) => vec![self.to_string()],
         }
     }
 
@@ -103,8 +108,8 @@ impl Control {
         let context = self.parse_context();
         let (rest, warnings) = aside(move || check_set(&rest, &context).map(|it| (rest, it))).await??;
         let removed = [(kind.to_string(), name.to_owned())];
-        self.put_in_force(rest, &[], &removed).await?;
-        self.note_change(change_event(kind, name, Change::Delete), actor).await;
+        let events = self.record(vec![change_event(kind, name, Change::Delete)], actor).await?;
+        self.done_or_noted(self.put_in_force(rest, &[], &removed).await, events).await?;
         Ok(Changed {
             lines: vec![format!("{kind}/{name} deleted")],
             warnings: warnings.iter().map(ToString::to_string).collect(),
@@ -157,21 +162,20 @@ impl Control {
             return Err(ChangeError::fault(format!("there is no user {name}")));
         }
         let event = Event { user: Some(name.clone()), ..Event::new(EventKind::UserReset) };
-        let token = self.new_enrolment(name, actor).await?;
-        self.note_change(event, actor).await;
-        Ok(token)
+        self.record(vec![event], actor).await?;
+        self.new_enrolment(name, actor).await
     }
 
     async fn new_enrolment(&self, name: &UserName, actor: &str) -> Result<IssuedToken, ChangeError> {
         let now = self.clock.time_of_day();
         let (token, expires) = (random_token(), now.after(ENROLMENT_LIFETIME));
+        let event = Event { user: Some(name.clone()), ..Event::new(EventKind::TokenCreate) };
+        let events = self.record(vec![event], actor).await?;
         let reset = self.store.reset_user(name, &token_hash(&token), expires, now).await;
-        reset.map_err(Denial::from)?;
+        self.done_or_noted(reset.map_err(|error| Denial::from(error).into()), events).await?;
         self.note_ended(self.ceremonies.forget_user(name), "reset").await;
         self.forget_pages_of(name, "reset").await;
         self.settle().await;
-        let event = Event { user: Some(name.clone()), ..Event::new(EventKind::TokenCreate) };
-        self.note_change(event, actor).await;
         let link = format!("https://{}/enrol#{name}/{token}", self.authority_part());
         Ok(IssuedToken { name: name.to_string(), token, link: Some(link), expires: rfc3339(expires) })
     }
@@ -182,10 +186,10 @@ impl Control {
     /// [`ChangeError::Unavailable`].
     pub async fn add_join_token(&self, proxy: &ProxyName, actor: &str) -> Result<IssuedToken, ChangeError> {
         let (token, expires) = (random_token(), self.clock.time_of_day().after(JOIN_LIFETIME));
-        let added = self.store.add_join_token(&token_hash(&token), proxy, expires).await;
-        added.map_err(Denial::from)?;
         let event = Event { proxy: Some(proxy.clone()), ..Event::new(EventKind::TokenCreate) };
-        self.note_change(event, actor).await;
+        let events = self.record(vec![event], actor).await?;
+        let added = self.store.add_join_token(&token_hash(&token), proxy, expires).await;
+        self.done_or_noted(added.map_err(|error| Denial::from(error).into()), events).await?;
         Ok(IssuedToken { name: proxy.to_string(), token, link: None, expires: rfc3339(expires) })
     }
 
@@ -220,11 +224,9 @@ impl Control {
         let (documents, context) = (self.read_all().await?, self.parse_context());
         let Plan { all, stored, lines, events, warnings } =
             aside(move || Plan::new(documents, new, &context)).await??;
+        let events = self.record(events, actor).await?;
         if !stored.is_empty() {
-            self.put_in_force(all, &stored, &[]).await?;
-        }
-        for event in events {
-            self.note_change(event, actor).await;
+            self.done_or_noted(self.put_in_force(all, &stored, &[]).await, events).await?;
         }
         Ok(Changed { lines, warnings })
     }
@@ -266,8 +268,32 @@ impl Control {
         }
     }
 
-    async fn note_change(&self, event: Event, actor: &str) {
-        self.audit.note(Event { actor: Some(actor.to_owned()), ..event }).await;
+    /// Puts changes that are about to be made on the record. A lock alone is set even if the audit is full: it takes rights
+    /// away, and whoever sets one cannot wait.
+    async fn record(&self, events: Vec<Event>, actor: &str) -> Result<Vec<Event>, AuditFailed> {
+        let by = |event| Event { actor: Some(actor.to_owned()), ..event };
+        let events: Vec<Event> = events.into_iter().map(by).collect();
+        for event in &events {
+            match event.kind == EventKind::Lock {
+                true => self.audit.note(event.clone()).await,
+                false => self.audit.write(event.clone()).await?,
+            }
+        }
+        Ok(events)
+    }
+
+    /// What was recorded and then could not be done is recorded as such.
+    async fn done_or_noted(
+        &self,
+        done: Result<(), ChangeError>,
+        events: Vec<Event>,
+    ) -> Result<(), ChangeError> {
+        if done.is_err() {
+            for event in events {
+                self.audit.note(Event { reason: Some("not_done".to_owned()), ..event }).await;
+            }
+        }
+        done
     }
 }
 

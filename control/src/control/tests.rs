@@ -2,12 +2,22 @@
 
 mod access;
 mod admin;
+mod attacks;
 mod changed_terms;
+mod codes;
+mod devices;
+mod exec;
 mod http;
 mod interrupted;
+mod limits;
 mod logging_in;
+mod races;
 mod refusals;
+mod revoking;
 mod scene;
+mod scopes;
+mod signing_in;
 mod soft_key;
 mod upkeep;
 mod watching;
+mod why;

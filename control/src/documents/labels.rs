@@ -52,6 +52,16 @@ impl LabelRule {
     }
 }
 
+impl std::fmt::Display for LabelRule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (n, (key, values)) in self.0.iter().enumerate() {
+            let separator = if n == 0 { "" } else { ", " };
+            write!(f, "{separator}{key}={}", values.join("|"))?;
+        }
+        Ok(())
+    }
+}
+
 fn is_everything(key: &str, values: &[String]) -> bool {
     key == ANY && values.iter().any(|value| value == ANY)
 }

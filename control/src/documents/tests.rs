@@ -191,6 +191,22 @@ fn older_and_fuller_documents_of_teleport_s_are_understood() {
 }
 
 #[test]
+fn what_a_role_says_of_proofs_survives_its_written_form() {
+    let written =
+        "kind: role\nmetadata: {name: r}\nspec: {options: {pin_source_ip: true, cross_device: false}}\n";
+    let role = one(written);
+    let Document::Role(RoleDocument { options, .. }) = &role else { panic!("{role}") };
+    assert_eq!((options.pin_source_ip, options.cross_device), (true, Some(false)));
+    assert_eq!(Document::from_json(&role.to_json()).unwrap(), role);
+    let grouped =
+        one("kind: db\nmetadata: {name: b}\nspec: {uri: 'tcp://h:1', mfa: {scope: 'group:prod'}}\n");
+    let Document::Resource(resource) = &grouped else { panic!("{grouped}") };
+    assert_eq!(resource.mfa.scope, MfaScope::Group("prod".parse().unwrap()));
+    assert_eq!(grouped.to_json()["spec"]["mfa"]["scope"], "group:prod");
+    assert_eq!(Document::from_json(&grouped.to_json()).unwrap(), grouped);
+}
+
+#[test]
 fn text_that_is_no_yaml_is_a_fault_and_what_stood_before_it_is_checked_too() {
     let found = faults("kind: dbb\nspec: {}\n---\nkind: [db\nspec: }\n");
     assert_eq!(found.len(), 2, "{found:?}");

@@ -4,12 +4,13 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use portlatch_audit::{Event, EventKind};
+use portlatch_clock::BootTime;
 use portlatch_protocol::api::AccessRequest;
 use portlatch_protocol::names::Id;
 
 use super::failures::Failures;
 use crate::control::Control;
-use crate::login::limits::{Limit, Rate};
+use crate::login::limits::{Limit, Rate, network_of};
 use crate::store::logins::StoredLogin;
 
 /// Questions of one login: a browser opens some dozens of ports at once; beyond that something scans.
@@ -27,7 +28,7 @@ const MAX_PROGRAM: usize = 64;
 /// The limits on a login's questions.
 #[derive(Debug)]
 pub struct AccessLimits {
-    pub(super) questions: Limit<Id>,
+    questions: Limit<Id>,
     pub(crate) challenges: Limit<Id>,
     pub(crate) catalogues: Limit<Id>,
     pub(crate) failures: Failures,
@@ -46,6 +47,13 @@ impl Default for AccessLimits {
     }
 }
 
+impl AccessLimits {
+    /// Whether the login may ask one question more.
+    pub(crate) fn takes_question(&self, asker: Asker<'_>, now: BootTime) -> bool {
+        self.questions.take(&asker.login.login.login, now)
+    }
+}
+
 /// A login that asks, and from where.
 #[derive(Debug, Clone, Copy)]
 pub struct Asker<'a> {
@@ -56,6 +64,11 @@ pub struct Asker<'a> {
 }
 
 impl Asker<'_> {
+    /// Whether the login is used from where it was made. Of a login from before that was kept, nobody knows.
+    pub(crate) fn is_at_home(&self) -> bool {
+        self.login.address.is_some_and(|address| network_of(address) == network_of(self.address))
+    }
+
     /// The record of this kind: who, and from where.
     pub(crate) fn event(&self, kind: EventKind) -> Event {
         let login = &self.login.login;

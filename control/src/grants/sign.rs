@@ -84,7 +84,7 @@ impl GrantBounds {
 }
 
 /// When the grants of a tap end, in seconds: by what was said when it was tapped and by what is said now.
-pub(super) fn tap_expiry(tap: &Tap, interval: Duration) -> i64 {
+pub(crate) fn tap_expiry(tap: &Tap, interval: Duration) -> i64 {
     tap.time.after(tap.lifetime.min(interval).min(MAX_LIFETIME)).seconds()
 }
 

@@ -50,11 +50,11 @@ fn no_grant(roles: &[&RoleDocument], document: &ResourceDocument, port: u16) -> 
     }
 }
 
-fn grants(role: &RoleDocument, document: &ResourceDocument, port: u16) -> bool {
+pub(super) fn grants(role: &RoleDocument, document: &ResourceDocument, port: u16) -> bool {
     role.allow.covers(document.id.kind, &document.header.labels) && role.allow.has_port(port)
 }
 
-fn denies(role: &RoleDocument, document: &ResourceDocument, port: u16) -> bool {
+pub(super) fn denies(role: &RoleDocument, document: &ResourceDocument, port: u16) -> bool {
     role.deny.covers(document.id.kind, &document.header.labels) && role.deny.has_port(port)
 }
 

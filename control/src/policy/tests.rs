@@ -204,6 +204,50 @@ fn the_strictest_of_the_granting_roles_sets_the_terms() {
 }
 
 #[test]
+fn one_role_that_pins_the_address_pins_it_and_one_that_forbids_another_machine_forbids_it() {
+    let role = |name: &str, env: &str, options: &str| {
+        let labels = format!("db_labels: {{env: {env}}}, desktop_labels: {{env: {env}}}");
+        format!(
+            "kind: role\nmetadata: {{name: {name}}}\nspec: {{options: {options}, allow: {{{labels}}}}}\n---\n"
+        )
+    };
+    let roles = [
+        role("silent", "prod", "{}"),
+        role("yes", "prod", "{cross_device: true}"),
+        role("no", "prod", "{cross_device: false}"),
+        role("pins", "prod", "{pin_source_ip: true}"),
+        role("elsewhere", "dev", "{cross_device: false, pin_source_ip: true}"),
+    ]
+    .concat();
+    let terms = |roles_of: &str, resource: &str, port| {
+        let user = format!("kind: user\nmetadata: {{name: kim}}\nspec: {{roles: [{roles_of}]}}\n");
+        let terms = allowed(&world(&format!("{RESOURCES}{roles}{user}")), "kim", resource, port);
+        (terms.cross_device, terms.pin_source_ip)
+    };
+    assert_eq!(terms("silent", "db/billing", 5432), (false, false), "off by default");
+    assert_eq!(terms("silent, yes", "db/billing", 5432), (true, false));
+    assert_eq!(terms("yes, no", "db/billing", 5432), (false, false), "a no stands against every yes");
+    assert_eq!(terms("silent, pins", "db/billing", 5432), (false, true));
+    assert_eq!(terms("yes, elsewhere", "db/billing", 5432), (true, false), "of roles that give nothing here");
+    assert_eq!(terms("yes", "desktop/win", 3389), (false, false), "never for a desktop");
+}
+
+#[test]
+fn every_scope_binds_a_grant_differently() {
+    let binding = |scope: &str| {
+        let billing = format!(
+            "kind: db\nmetadata: {{name: b, labels: {{env: prod}}}}\nspec: {{uri: 'tcp://h:1', public_addr: b.x, mfa: {{scope: '{scope}'}}}}\n---\n"
+        );
+        let role = "kind: role\nmetadata: {name: r}\nspec: {allow: {db_labels: {env: prod}}}\n---\nkind: user\nmetadata: {name: kim}\nspec: {roles: [r]}\n";
+        allowed(&world(&format!("{billing}{role}")), "kim", "db/b", 1).binding()
+    };
+    let bindings = ["port", "resource", "group:a", "group:b"].map(binding);
+    for (n, one) in bindings.iter().enumerate() {
+        assert!(bindings.iter().skip(n + 1).all(|other| other != one), "{one}");
+    }
+}
+
+#[test]
 fn without_options_the_defaults_of_the_design_stand() {
     let world = two_roles();
     let terms = allowed(&world, "prod", "db/billing", 5432);
@@ -295,6 +339,43 @@ const PROBES: [(&str, u16); 5] = [
 ];
 
 proptest! {
+    #[test]
+    fn what_is_explained_is_what_is_decided(
+        roles in prop::collection::vec(any_role("x".to_owned()), 0..4),
+        required in any::<bool>(),
+        lock in prop::sample::select(vec![None, Some("user: kim"), Some("resource: db/billing"), Some("user: lee")]),
+    ) {
+        let mut roles: Vec<RoleDocument> = roles;
+        for (number, role) in roles.iter_mut().enumerate() {
+            role.name = format!("role-{number}").parse().unwrap();
+        }
+        let mut site = with_roles(&roles);
+        site.preference.require_session_mfa = required;
+        if let Some(target) = lock {
+            let locked = world(&format!("kind: lock\nspec: {{target: {{{target}}}, message: m}}\n"));
+            site.locks = locked.locks;
+        }
+        for (resource, port) in PROBES.into_iter().chain([("db/billing", 1), ("db/none", 1)]) {
+            let (kim, resource) = (user("kim"), id(resource));
+            let concerned = Concerned { user: &kim, login: None, device: None, resource: Some(&resource) };
+            let is_locked = site.lock_against(concerned, NOW).is_some();
+            let decision = site.evaluate(&kim, &resource, port);
+            for reader in [explain::Reader::Administrator, explain::Reader::User] {
+                let story = site.explain(concerned, port, reader, NOW);
+                let told = story.outcome.ok();
+                let decided = match &decision {
+                    Decision::Allowed(terms) if !is_locked => Some(terms.clone()),
+                    Decision::Allowed(_) | Decision::Refused { .. } => None,
+                };
+                prop_assert_eq!(told, decided, "{}:{} {:?}", resource, port, reader);
+                let text = story.steps.join("\n");
+                let shows_labels = text.contains("the labels");
+                let is_hidden = matches!(decision, Decision::Refused { .. });
+                prop_assert!(reader == explain::Reader::Administrator || !is_hidden || !shows_labels, "{}", text);
+            }
+        }
+    }
+
     #[test]
     fn another_role_never_takes_a_tap_away(
         roles in prop::collection::vec(any_role("x".to_owned()), 1..4),

@@ -80,25 +80,25 @@ impl Store {
         Ok(())
     }
 
-    /// Taps of this login and tunnel key since `since` that were for this port, for every port of its resource, or for
+    /// Taps of this login and tunnel key (of any, where none is named) since `since` that were for this port, for every port of its resource, or for
     /// the group, newest first.
     ///
     /// # Errors
     /// [`StoreError`] if the database cannot be read.
     pub async fn taps_covering(
         &self,
-        (login, tunnel_key): (&Id, &Thumbprint),
+        (login, tunnel_key): (&Id, Option<&Thumbprint>),
         (resource, port): (&ResourceId, u16),
         group: Option<&GroupName>,
         since: TimeOfDay,
     ) -> Result<Vec<Tap>, StoreError> {
         let statement = format!(
-            "SELECT {COLUMNS} FROM taps WHERE login = ? AND tunnel_key = ? AND time > ? \
-             AND ((resource = ? AND (port = ? OR port IS NULL)) OR scope_group = ?) ORDER BY time DESC"
+            "SELECT {COLUMNS} FROM taps WHERE login = ?1 AND (?2 IS NULL OR tunnel_key = ?2) AND time > ?3 \
+             AND ((resource = ?4 AND (port = ?5 OR port IS NULL)) OR scope_group = ?6) ORDER BY time DESC"
         );
         let rows = sqlx::query(sqlx::AssertSqlSafe(statement))
             .bind(login.as_str())
-            .bind(tunnel_key.as_str())
+            .bind(tunnel_key.map(Thumbprint::as_str))
             .bind(since.0)
             .bind(resource.to_string())
             .bind(i64::from(port))

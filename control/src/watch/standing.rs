@@ -141,6 +141,12 @@ impl Standing {
         self.world.proxy_resources(labels)
     }
 
+    /// The proxies that serve now and may dial a resource.
+    pub fn proxies_of(&self, resource: &ResourceId) -> Vec<String> {
+        let dialling = self.proxies.values().filter(|proxy| self.world.may_dial(resource, &proxy.labels));
+        dialling.map(|proxy| proxy.address.name.to_string()).collect()
+    }
+
     /// What a user may reach, and by which proxies.
     pub fn catalogue(&self, user: &UserName, control: &Hostname) -> Catalogue {
         let is_locked = |name: &ProxyName| {

@@ -8,7 +8,7 @@ use portlatch_protocol::api::ceremony::{CeremonyPurpose, CeremonyRequest, Presen
 use portlatch_protocol::refusal::RefusalReason;
 
 use super::super::*;
-use super::scene::{Scene, claims, file, granted};
+use super::scene::{Scene, claims, file, granted, is_tap_needed};
 use crate::admin::LockedBy;
 use crate::ceremony::MAX_PER_OWNER;
 
@@ -17,10 +17,6 @@ fn refusal(answer: AccessAnswer) -> RefusalReason {
         AccessAnswer::Refused { reason, .. } => reason,
         AccessAnswer::Granted(_) | AccessAnswer::TapNeeded { .. } => panic!("it was not refused"),
     }
-}
-
-fn is_tap_needed(answer: &AccessAnswer) -> bool {
-    matches!(answer, AccessAnswer::TapNeeded { .. })
 }
 
 #[tokio::test]
@@ -38,6 +34,7 @@ async fn without_a_tap_a_grant_lives_five_minutes_from_now() {
     assert_eq!(scene.audit("grant").last().unwrap()["program"], "psql[2J");
 }
 
+// A 7, A 8.
 #[tokio::test]
 async fn a_tap_opens_one_port_for_five_minutes_from_the_tap() {
     let scene = Scene::new().await;
@@ -78,6 +75,7 @@ async fn a_tap_of_a_wide_scope_opens_every_port_of_the_resource() {
     assert!(is_tap_needed(&scene.ask(&person, "db/billing", 5432).await));
 }
 
+// A 3, A 8: another attach.
 #[tokio::test]
 async fn a_tap_serves_its_own_tunnel_key_alone() {
     let scene = Scene::new().await;
@@ -87,6 +85,7 @@ async fn a_tap_serves_its_own_tunnel_key_alone() {
     assert!(is_tap_needed(&scene.ask(&attached_again, "db/billing", 5432).await));
 }
 
+// A 3.
 #[tokio::test]
 async fn a_tunnel_key_that_was_not_certified_for_the_login_gets_nothing() {
     let scene = Scene::new().await;
@@ -116,6 +115,7 @@ async fn what_the_policy_does_not_allow_is_refused_by_its_reason() {
     );
 }
 
+// A 4: after its time.
 #[tokio::test]
 async fn a_challenge_ends_after_two_minutes() {
     let scene = Scene::new().await;
@@ -132,6 +132,7 @@ async fn a_challenge_ends_after_two_minutes() {
     assert_eq!(scene.last_reason("mfa.fail"), "ceremony_ended");
 }
 
+// A 4: after it was cancelled.
 #[tokio::test]
 async fn a_cancelled_challenge_cannot_be_answered() {
     let scene = Scene::new().await;
@@ -156,32 +157,7 @@ async fn a_login_has_few_challenges_at_once() {
     assert_eq!(scene.control.ceremonies.len(), MAX_PER_OWNER);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn one_answer_submitted_twice_at_once_gives_one_grant() {
-    let scene = Scene::new().await;
-    let mut person = scene.person("jerry").await;
-    for round in 0..200 {
-        // The limit on challenges is another matter.
-        scene.pass(Duration::from_secs(6));
-        let ceremony =
-            scene.control.begin_ceremony(person.asker(), &person.open("db/billing", 5432)).await.unwrap();
-        let context = person.context("db/billing", 5432);
-        let answer =
-            Arc::new(PresenceProof::Key { credential: person.key.tap(&ceremony.options, Some(context)) });
-        let submit = || {
-            let (control, login) = (scene.control.clone(), person.login.clone());
-            let (answer, id) = (answer.clone(), ceremony.ceremony.clone());
-            tokio::spawn(async move {
-                let asker = crate::grants::Asker { login: &login, address: super::scene::ADDRESS };
-                control.finish_ceremony(asker, &id, &answer).await.is_ok()
-            })
-        };
-        let (first, second) = tokio::join!(submit(), submit());
-        assert!(first.unwrap() ^ second.unwrap(), "round {round}");
-    }
-    assert_eq!(scene.audit("grant").len(), 200);
-}
-
+// A 9.
 #[tokio::test]
 async fn a_role_removed_between_challenge_and_answer_refuses_the_answer() {
     let scene = Scene::new().await;
@@ -245,6 +221,7 @@ async fn a_lock_on_a_login_leaves_the_users_other_login_alone() {
     granted(scene.ask(&elaine, "app/wiki", 80).await);
 }
 
+// A 8: a grant ends with its login.
 #[tokio::test]
 async fn logout_revokes_what_the_login_was_granted() {
     let scene = Scene::new().await;

@@ -121,6 +121,7 @@ async fn a_challenge_that_makes_room_is_on_the_record() {
     assert_eq!(scene.last_reason("mfa.fail"), "reset");
 }
 
+// A 4: after the login was revoked.
 #[tokio::test]
 async fn an_answer_of_a_login_that_ended_meanwhile_is_on_the_record() {
     let scene = Scene::new().await;

@@ -12,10 +12,6 @@ use rcgen::KeyPair;
 use super::super::*;
 use super::scene::{ADDRESS, PASSWORD, Scene, csr, enrolment, login_request, password};
 use super::soft_key::SoftKey;
-use crate::login::token_hash;
-use crate::store::credentials::{CredentialKind, NewCredential};
-use crate::store::logins::NewLogin;
-use crate::store::users::Enrolment;
 
 async fn log_in(scene: &Scene, user: &str, secret: &str, key: &mut SoftKey) -> Result<LoginGranted, Denial> {
     let challenge = scene.control.begin_login(&login_request(user, password(secret)), ADDRESS).await?;
@@ -69,6 +65,7 @@ async fn what_is_wrong_in_a_login_is_not_told() {
     assert_eq!(scene.last_reason("mfa.fail"), "signature");
 }
 
+// A 2: purposes.
 #[tokio::test]
 async fn an_answer_for_access_does_not_log_in_and_the_other_way_round() {
     let scene = Scene::new().await;
@@ -90,6 +87,7 @@ async fn an_answer_for_access_does_not_log_in_and_the_other_way_round() {
     assert!(scene.tap(&mut person, "db/billing", 5432).await.is_ok());
 }
 
+// A 5.
 #[tokio::test]
 async fn a_browsers_origin_does_not_enrol_for_an_agent() {
     let scene = Scene::new().await;
@@ -132,53 +130,6 @@ async fn an_enrolment_token_ends_after_a_day_and_serves_once() {
     let late = scene.token_for("elaine").await;
     scene.pass(Duration::from_secs(24 * 3600 + 1));
     assert_eq!(scene.enrol("elaine", &late, &SoftKey::new(), ADDRESS).await.unwrap_err(), Denial::BadLogin);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn one_token_presented_fifty_times_at_once_enrols_once() {
-    let scene = Scene::new().await;
-    let token = scene.token_for("jerry").await;
-    let user = "jerry".parse().unwrap();
-    let device = "laptop".parse().unwrap();
-    // Fifty keys that each have passed their ceremony already: the token alone decides.
-    let mut attempts = Vec::new();
-    for _ in 0..50 {
-        let (options, state) = scene.control.relying_party.begin_enrolment(&user, [1; 16], &[]).unwrap();
-        let answer = SoftKey::new().enrol(&options);
-        attempts.push(scene.control.relying_party.finish_enrolment(&answer, &state).unwrap());
-    }
-    let now = scene.clock.time_of_day();
-    let tasks: Vec<_> = attempts
-        .into_iter()
-        .map(|security_key| {
-            let (store, hash) = (scene.control.store.clone(), token_hash(&token));
-            let (user, device): (_, portlatch_protocol::names::DeviceName) =
-                (Clone::clone(&user), Clone::clone(&device));
-            tokio::spawn(async move {
-                let (key_id, login) = (random_id(), random_id());
-                let (user, kind) = (&user, CredentialKind::SecurityKey);
-                let credential =
-                    NewCredential { id: &key_id, user, name: "key", kind, security_key: &security_key };
-                let expires = now.after(Duration::from_secs(60));
-                let login = Some(NewLogin {
-                    id: &login,
-                    user,
-                    device: &device,
-                    spki: &[],
-                    address: ADDRESS,
-                    expires,
-                });
-                let enrolment = Enrolment { token_hash: &hash, password_hash: "x", credential, login };
-                store.enrol(&enrolment, now).await.unwrap()
-            })
-        })
-        .collect();
-    let mut enrolled = 0;
-    for task in tasks {
-        enrolled += usize::from(task.await.unwrap());
-    }
-    assert_eq!(enrolled, 1);
-    assert_eq!(scene.control.store.credentials(&user).await.unwrap().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -277,7 +228,7 @@ async fn no_secret_stands_in_database_or_audit() {
     }
 }
 
-fn walk(dir: &Path) -> Vec<PathBuf> {
+pub(super) fn walk(dir: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();

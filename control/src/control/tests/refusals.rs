@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::super::*;
 use super::scene::{Person, Scene};
-use super::soft_key::{Answer, BACKUP_ELIGIBLE, SoftKey, USER_PRESENT, USER_VERIFIED};
+use super::soft_key::{Answer, BACKED_UP, BACKUP_ELIGIBLE, SoftKey, USER_PRESENT, USER_VERIFIED};
 
 type Spoil = Box<dyn FnOnce(&mut Answer)>;
 
@@ -43,6 +43,7 @@ async fn refused(scene: &Scene, person: &Person, ceremony: &Id, credential: serd
     reason
 }
 
+// A 5, A 6.
 #[tokio::test]
 async fn an_answer_with_one_wrong_part_is_refused() {
     let scene = Scene::new().await;
@@ -68,6 +69,7 @@ async fn an_answer_with_one_wrong_part_is_refused() {
         ("user_handle", Box::new(move |it| it.user_handle = Some(elaines_handle.to_vec()))),
         ("cross_origin", Box::new(|it| it.cross_origin = Some(true))),
         ("backup_flags", Box::new(|it| it.flags |= BACKUP_ELIGIBLE)),
+        ("backup_flags", Box::new(|it| it.flags |= BACKUP_ELIGIBLE | BACKED_UP)),
         ("context", Box::new(|it| it.context = None)),
         ("context", Box::new(|it| it.context.as_mut().unwrap()["resource"] = json!("db/vault"))),
         ("context", Box::new(|it| it.context.as_mut().unwrap()["port"] = json!(5433))),
@@ -80,6 +82,7 @@ async fn an_answer_with_one_wrong_part_is_refused() {
     assert!(scene.tap(&mut person, PLACE.0, PLACE.1).await.is_ok(), "the honest answer passes");
 }
 
+// A 6: signature.
 #[tokio::test]
 async fn the_signature_of_another_key_is_refused() {
     let scene = Scene::new().await;
@@ -92,6 +95,7 @@ async fn the_signature_of_another_key_is_refused() {
     assert_eq!(refused(&scene, &person, &ceremony.ceremony, forged).await, "signature");
 }
 
+// A 6: counter.
 #[tokio::test]
 async fn a_counter_that_has_not_grown_is_refused() {
     let scene = Scene::new().await;
@@ -132,6 +136,7 @@ async fn a_key_that_never_counts_passes() {
     }
 }
 
+// A 6: UV.
 #[tokio::test]
 async fn a_bare_tap_does_not_open_what_asks_for_a_pin() {
     let scene = Scene::new().await;
@@ -150,6 +155,7 @@ async fn a_bare_tap_does_not_open_what_asks_for_a_pin() {
     assert_eq!(grant.amr, ["hwk", "user", "pin"]);
 }
 
+// A 6: deleted between challenge and answer.
 #[tokio::test]
 async fn a_key_that_was_removed_between_challenge_and_answer_is_refused() {
     let scene = Scene::new().await;
@@ -164,6 +170,7 @@ async fn a_key_that_was_removed_between_challenge_and_answer_is_refused() {
     assert_eq!(refused(&scene, &person, &ceremony.ceremony, answer).await, "unknown_key");
 }
 
+// A 3.
 #[tokio::test]
 async fn somebody_else_can_neither_answer_nor_spoil_a_ceremony() {
     let scene = Scene::new().await;

@@ -7,10 +7,13 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use portlatch_audit::Reader;
-use portlatch_protocol::api::ceremony::{CeremonyOutcome, CeremonyPurpose, CeremonyRequest, PresenceProof};
+use portlatch_protocol::api::ceremony::{
+    CeremonyOutcome, CeremonyPurpose, CeremonyRequest, DeviceChange, DeviceProof, ExecRequest, ExecTarget,
+    PresenceProof,
+};
 use portlatch_protocol::api::{
-    AccessAnswer, AccessRequest, FirstFactor, IssuedGrant, KeyTask, LoginAnswer, LoginGranted, LoginProof,
-    LoginRequest, Secret, TunnelRequest,
+    AccessAnswer, AccessRequest, Ceremony, FirstFactor, IssuedGrant, KeyTask, LoginAnswer, LoginGranted,
+    LoginProof, LoginRequest, Secret, TunnelRequest,
 };
 use portlatch_protocol::thumbprint::Thumbprint;
 use rcgen::{CertificateParams, KeyPair};
@@ -114,7 +117,15 @@ pub(super) async fn open_as(host: &str, dir: &Path, clock: Clock) -> Result<Arc<
 
 impl Scene {
     pub(super) async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::in_directory(tempfile::tempdir().unwrap()).await
+    }
+
+    /// Where thousands of rounds would wait for the disk.
+    pub(super) async fn in_memory() -> Self {
+        Self::in_directory(tempfile::tempdir_in("/dev/shm").unwrap()).await
+    }
+
+    async fn in_directory(dir: tempfile::TempDir) -> Self {
         let (clock, mover) = Clock::movable();
         Keys::create(dir.path(), &HOST.parse().unwrap(), clock.time_of_day()).unwrap();
         let control = open(dir.path(), clock.clone()).await;
@@ -178,6 +189,74 @@ impl Scene {
         self.control.finish_login(&challenge.ceremony, &answer, address).await
     }
 
+    /// One more login of a user who has a key.
+    pub(super) async fn log_in_again(&self, person: &mut Person, device: &str) -> Person {
+        let request = LoginRequest {
+            user: person.granted.user.clone(),
+            device: device.parse().unwrap(),
+            proof: password(PASSWORD),
+        };
+        let challenge = self.control.begin_login(&request, ADDRESS).await.unwrap();
+        let KeyTask::Assert { options } = &challenge.task else { panic!("a tap was asked for") };
+        let proof = LoginProof::Key { credential: person.key.tap(options, None) };
+        let answer = LoginAnswer { proof, csr: csr(&KeyPair::generate().unwrap()) };
+        let granted = self.control.finish_login(&challenge.ceremony, &answer, ADDRESS).await.unwrap();
+        self.with_tunnel(SoftKey::new(), granted).await
+    }
+
+    pub(super) async fn apply(&self, text: &str) {
+        self.control.apply(&file(text), "root").await.unwrap();
+    }
+
+    pub(super) async fn begin(&self, person: &Person, purpose: &CeremonyPurpose) -> Result<Ceremony, Denial> {
+        let request = CeremonyRequest { purpose: purpose.clone(), browser: None };
+        self.control.begin_ceremony(person.asker(), &request).await
+    }
+
+    pub(super) async fn finish(
+        &self,
+        person: &Person,
+        ceremony: &Ceremony,
+        proof: PresenceProof,
+    ) -> Result<CeremonyOutcome, Denial> {
+        self.control.finish_ceremony(person.asker(), &ceremony.ceremony, &proof).await
+    }
+
+    /// Any ceremony, with an honest tap.
+    pub(super) async fn prove(
+        &self,
+        person: &mut Person,
+        purpose: &CeremonyPurpose,
+    ) -> Result<CeremonyOutcome, Denial> {
+        let ceremony = self.begin(person, purpose).await?;
+        let proof = person.tap_for(&ceremony, purpose);
+        self.finish(person, &ceremony, proof).await
+    }
+
+    /// Any ceremony, with a code.
+    pub(super) async fn type_code(
+        &self,
+        person: &Person,
+        purpose: &CeremonyPurpose,
+        code: &str,
+    ) -> Result<CeremonyOutcome, Denial> {
+        let ceremony = self.begin(person, purpose).await?;
+        let proof = PresenceProof::Code { code: Secret(code.to_owned()) };
+        self.finish(person, &ceremony, proof).await
+    }
+
+    /// Gives the user an authenticator app, whose first code is used up.
+    pub(super) async fn add_app(&self, person: &mut Person) -> App {
+        let change = CeremonyPurpose::ManageDevices(DeviceChange::AddApp { name: "phone".to_owned() });
+        let outcome = self.prove(person, &change).await.unwrap();
+        let CeremonyOutcome::EnrolApp { ceremony, uri, .. } = outcome else { panic!("{outcome:?}") };
+        let mut app =
+            App { totp: totp_rs::Totp::from_url(&uri.0).unwrap(), id: person.granted.login.clone() };
+        let proof = DeviceProof::Code { code: Secret(app.code(&self.clock)) };
+        app.id = self.control.finish_enrolment(person.asker(), &ceremony, &proof).await.unwrap().id;
+        app
+    }
+
     /// The audit's records of a kind, oldest first.
     pub(super) fn audit(&self, kind: &str) -> Vec<Value> {
         let mut reader = Reader::open(&self.dir.path().join(AUDIT_FOLDER)).unwrap();
@@ -215,7 +294,50 @@ impl Scene {
     }
 }
 
+/// An authenticator app.
+pub(super) struct App {
+    totp: totp_rs::Totp,
+    pub(super) id: Id,
+}
+
+impl App {
+    pub(super) fn uri(&self) -> String {
+        self.totp.to_url().unwrap()
+    }
+
+    /// The code that it shows now.
+    pub(super) fn code(&self, clock: &Clock) -> String {
+        self.code_at(clock.time_of_day().seconds())
+    }
+
+    pub(super) fn code_at(&self, seconds: i64) -> String {
+        self.totp.generate(u64::try_from(seconds).unwrap()).to_string()
+    }
+}
+
 impl Person {
+    /// An honest tap for a ceremony.
+    pub(super) fn tap_for(&mut self, ceremony: &Ceremony, purpose: &CeremonyPurpose) -> PresenceProof {
+        let context = json!(purpose.context(&self.granted.login));
+        PresenceProof::Key { credential: self.key.tap(&ceremony.options, Some(context)) }
+    }
+
+    /// The purpose of opening a port.
+    pub(super) fn opening(&self, resource: &str, port: u16) -> CeremonyPurpose {
+        CeremonyPurpose::Open(self.request(resource, port))
+    }
+
+    /// The purpose of an exec.
+    pub(super) fn exec(&self, targets: &[(&str, u16)]) -> CeremonyPurpose {
+        let target =
+            |(resource, port): &(&str, u16)| ExecTarget { resource: resource.parse().unwrap(), port: *port };
+        CeremonyPurpose::Exec(ExecRequest {
+            targets: targets.iter().map(target).collect(),
+            tunnel_key: self.tunnel_key.clone(),
+            program: Some("psql -c 'select 1'".to_owned()),
+        })
+    }
+
     pub(super) fn asker(&self) -> Asker<'_> {
         Asker { login: &self.login, address: ADDRESS }
     }
@@ -245,6 +367,16 @@ pub(super) fn enrolment(token: &str) -> FirstFactor {
 
 pub(super) fn password(text: &str) -> FirstFactor {
     FirstFactor::Password { password: Secret(text.to_owned()) }
+}
+
+pub(super) fn is_tap_needed(answer: &AccessAnswer) -> bool {
+    matches!(answer, AccessAnswer::TapNeeded { .. })
+}
+
+/// What a ceremony that opens a port ended in.
+pub(super) fn grant_of(outcome: CeremonyOutcome) -> IssuedGrant {
+    let CeremonyOutcome::Granted(grant) = outcome else { panic!("an open ended in {outcome:?}") };
+    grant
 }
 
 pub(super) fn login_request(user: &str, proof: FirstFactor) -> LoginRequest {

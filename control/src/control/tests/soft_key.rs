@@ -12,6 +12,7 @@ pub(super) const AGENT_ORIGIN: &str = "portlatch-agent://proxy.example.com";
 pub(super) const USER_PRESENT: u8 = 0x01;
 pub(super) const USER_VERIFIED: u8 = 0x04;
 pub(super) const BACKUP_ELIGIBLE: u8 = 0x08;
+pub(super) const BACKED_UP: u8 = 0x10;
 const ATTESTED: u8 = 0x40;
 
 pub(super) struct SoftKey {

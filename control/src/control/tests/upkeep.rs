@@ -62,6 +62,7 @@ async fn on_a_full_disk_nothing_is_granted_and_what_was_acknowledged_is_kept() {
     granted(scene.ask(&person, "app/wiki", 80).await);
 }
 
+// A 4: after a restart.
 #[tokio::test]
 async fn a_challenge_from_before_a_restart_cannot_be_answered() {
     let scene = Scene::new().await;

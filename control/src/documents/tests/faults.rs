@@ -48,6 +48,42 @@ spec: {uri: 'http://web', public_adr: x}
     );
 }
 
+#[test]
+fn scopes_and_options_of_proofs_are_read_strictly() {
+    assert_spec_faults(&[
+        (
+            "db",
+            "{uri: 'tcp://h:1', mfa: {scope: ports}}",
+            "3:39: spec.mfa.scope `ports`: is one of port, resource, group:NAME",
+        ),
+        (
+            "db",
+            "{uri: 'tcp://h:1', mfa: {scope: 'group:'}}",
+            "3:39: spec.mfa.scope `group:`: a name must not be empty",
+        ),
+        (
+            "db",
+            "{uri: 'tcp://h:1', mfa: {scope: 'group:a b'}}",
+            "3:39: spec.mfa.scope `group:a b`: ' ' is not allowed in a group's name",
+        ),
+        (
+            "db",
+            "{uri: 'tcp://h:1', mfa: {scope: Group:a}}",
+            "3:39: spec.mfa.scope `Group:a`: is one of port, resource, group:NAME",
+        ),
+        (
+            "role",
+            "{options: {pin_source_ip: maybe}}",
+            "3:33: spec.options.pin_source_ip is `true` or `false`, not `maybe`",
+        ),
+        (
+            "role",
+            "{options: {cross_device: [yes]}}",
+            "3:32: spec.options.cross_device is `true` or `false`, not a list",
+        ),
+    ]);
+}
+
 /// What is wrong with `spec` of a document of this kind.
 fn spec_faults(kind: &str, spec: &str) -> Vec<String> {
     faults(&format!("kind: {kind}\nmetadata: {{name: x}}\nspec: {spec}\n"))
