@@ -51,6 +51,11 @@ enum Command {
     /// Run a command once for each resource that matches, after one tap
     #[command(after_help = EXEC_HELP)]
     Exec(Exec),
+    /// Tap for a desktop, then open it with the RDP client that is installed
+    Rdp(Rdp),
+    /// Your security keys, passkeys and authenticator apps
+    #[command(subcommand)]
+    Mfa(Mfa),
     /// Sign out, and forget key and certificate
     Logout,
 }
@@ -73,9 +78,12 @@ pub(crate) struct Login {
     /// Log in here, with password and security key at this machine, and not in the browser
     #[arg(long)]
     native: bool,
-    /// Read the password from the first line of standard input
+    /// Read the password from the first line of standard input, and a recovery code from the second
     #[arg(long)]
     pub(crate) password_stdin: bool,
+    /// Use one of your recovery codes in place of your security key
+    #[arg(long, conflicts_with = "enrol")]
+    pub(crate) recovery_code: bool,
     /// How you want to prove presence, where the policy leaves a choice; kept with the login
     #[arg(long, value_name = "MODE")]
     pub(crate) mfa_mode: Option<MfaMode>,
@@ -97,7 +105,7 @@ pub(crate) enum LoginPlace {
 impl Login {
     /// In the browser, unless the options make sense in the terminal alone.
     pub(crate) fn place(&self) -> LoginPlace {
-        let is_native = self.native || self.password_stdin || self.enrol.is_some();
+        let is_native = self.native || self.password_stdin || self.recovery_code || self.enrol.is_some();
         #[cfg(feature = "software-key")]
         let is_native = is_native || self.software_key.is_some();
         if is_native { LoginPlace::Terminal } else { LoginPlace::Browser }
@@ -164,6 +172,93 @@ pub(crate) struct Exec {
     pub(crate) command: Vec<OsString>,
 }
 
+/// `portlatch rdp`.
+#[derive(Debug, Args)]
+pub(crate) struct Rdp {
+    /// The desktop, by its name or its host
+    pub(crate) name: String,
+    /// The user there
+    #[arg(long, value_name = "NAME")]
+    pub(crate) user: Option<String>,
+    /// The port, where the desktop has several
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) port: Option<u16>,
+    /// How to prove presence, instead of as the login says; codes are not taken
+    #[arg(long, value_name = "MODE")]
+    pub(crate) mfa_mode: Option<MfaMode>,
+    /// More arguments for the client, for example /f
+    #[arg(last = true, value_name = "ARGS")]
+    pub(crate) arguments: Vec<OsString>,
+}
+
+/// `portlatch mfa`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Mfa {
+    /// List your keys and apps
+    Ls(MfaList),
+    /// Add a security key or an authenticator app
+    Add(MfaAdd),
+    /// Remove a key or an app
+    Rm(MfaChange),
+    /// Give a key or an app another name
+    Rename {
+        /// Its name or its ID
+        #[arg(value_name = "NAME|ID")]
+        device: String,
+        /// Its new name
+        #[arg(value_name = "NEW-NAME")]
+        name: String,
+        /// How to prove presence, instead of as the login says
+        #[arg(long, value_name = "MODE")]
+        mfa_mode: Option<MfaMode>,
+    },
+    /// Make ten recovery codes, each for one login without your key
+    RecoveryCodes {
+        /// How to prove presence, instead of as the login says
+        #[arg(long, value_name = "MODE")]
+        mfa_mode: Option<MfaMode>,
+    },
+}
+
+/// `portlatch mfa ls`.
+pub(crate) type MfaList = Output;
+
+/// `portlatch mfa add`.
+#[derive(Debug, Args)]
+pub(crate) struct MfaAdd {
+    /// What to add
+    pub(crate) kind: DeviceKind,
+    /// What you call it
+    pub(crate) name: String,
+    /// How to prove presence first, instead of as the login says
+    #[arg(long, value_name = "MODE")]
+    pub(crate) mfa_mode: Option<MfaMode>,
+    /// Add a software key instead of a USB key: for tests and demos only
+    #[cfg(feature = "software-key")]
+    #[arg(long, value_name = "MODE")]
+    pub(crate) software_key: Option<crate::keys::software::Mode>,
+}
+
+/// What `portlatch mfa` can add.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum DeviceKind {
+    /// A security key
+    Key,
+    /// An authenticator app, which shows codes
+    App,
+}
+
+/// `portlatch mfa rm`.
+#[derive(Debug, Args)]
+pub(crate) struct MfaChange {
+    /// Its name or its ID
+    #[arg(value_name = "NAME|ID")]
+    pub(crate) device: String,
+    /// How to prove presence, instead of as the login says
+    #[arg(long, value_name = "MODE")]
+    pub(crate) mfa_mode: Option<MfaMode>,
+}
+
 /// What the commands of an exec find in their environment.
 const EXEC_HELP: &str = "\
 Each command has PORTLATCH_HOST, PORTLATCH_PORT and PORTLATCH_NAME in its environment; for PostgreSQL also PGHOST and
@@ -220,6 +315,8 @@ fn start(command: Command) -> Result<(), Failure> {
                 unless_stopped(commands::tap(&files, &host, port, tap.mfa_mode)).await
             }
             Command::Exec(exec) => commands::exec(&exec, &files, &clock).await,
+            Command::Rdp(rdp) => commands::rdp(&rdp, &files, &clock).await,
+            Command::Mfa(mfa) => commands::mfa(&mfa, &files, &clock).await,
             Command::Logout => commands::logout(&files, &clock).await,
         }
     });

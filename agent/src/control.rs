@@ -9,7 +9,9 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use portlatch_clock::Clock;
-use portlatch_protocol::api::ceremony::{CeremonyOutcome, CeremonyRequest, PresenceProof};
+use portlatch_protocol::api::ceremony::{
+    CeremonyOutcome, CeremonyRequest, DeviceProof, MfaDevice, MfaDevices, PresenceProof,
+};
 use portlatch_protocol::api::{
     AccessAnswer, AccessRequest, CATALOGUE_WAIT, Catalogue, Ceremony, LoginAnswer, LoginChallenge,
     LoginGranted, LoginRequest, TunnelCertificate, TunnelRequest,
@@ -131,6 +133,16 @@ impl Control {
     pub(crate) async fn cancel_ceremony(&self, id: &Id) -> Result<(), ApiError> {
         let path = format!("/v1/ceremonies/{id}");
         nothing(&self.exchange.ask(Method::DELETE, &path, Bytes::new(), GOODBYE_TIME).await?)
+    }
+
+    /// The user's keys and apps.
+    pub(crate) async fn devices(&self) -> Result<MfaDevices, ApiError> {
+        parsed(&self.exchange.ask(Method::GET, "/v1/devices", Bytes::new(), ANSWER_TIME).await?)
+    }
+
+    /// Ends the enrolment of a key or an app.
+    pub(crate) async fn finish_enrolment(&self, id: &Id, proof: &DeviceProof) -> Result<MfaDevice, ApiError> {
+        self.post(&format!("/v1/devices/{id}"), proof).await
     }
 
     /// Forgets what was tapped for: the next grant needs another tap.

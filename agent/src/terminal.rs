@@ -11,10 +11,12 @@ use crate::safe_text::plain;
 
 mod editor;
 mod keyboard;
+mod qr;
 mod region;
 mod stream;
 
 pub(crate) use keyboard::{Keyboard, Typed};
+pub(crate) use qr::lines as qr_code;
 pub(crate) use region::Region;
 pub(crate) use stream::Stream;
 

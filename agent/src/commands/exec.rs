@@ -1,8 +1,10 @@
 //! `portlatch exec`: one tap, then one command once for each resource that matches.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use portlatch_clock::{BootTime, Clock};
+use tokio::signal::unix::SignalKind;
 
 use super::asking::ask_person;
 use super::{told_to_stop, unless_stopped};
@@ -21,7 +23,7 @@ mod output;
 mod progress;
 mod summary;
 
-use child::Job;
+use child::{Job, Running};
 pub(crate) use choice::Labels;
 use choice::{Choice, Target};
 use output::Outputs;
@@ -128,7 +130,7 @@ fn shown(command: &[std::ffi::OsString]) -> String {
     safe(&words.join(" "))
 }
 
-/// The commands while they run.
+/// What all commands of one exec share.
 struct Run<'r> {
     options: &'r Exec,
     files: &'r Files,
@@ -137,56 +139,90 @@ struct Run<'r> {
     outputs: Outputs,
 }
 
+/// The commands on their way.
+struct Batch {
+    waiting: VecDeque<Target>,
+    running: Running,
+    results: Vec<JobResult>,
+    progress: Progress,
+    /// When the tap serves no more.
+    until: BootTime,
+    /// Whether the person knows that it does not.
+    is_over_told: bool,
+}
+
 impl Run<'_> {
     /// Runs them all, at most [`AT_ONCE`] at a time; and which signal ended that early, if one did.
     async fn all(
         &self,
         targets: Vec<Target>,
-        mut until: BootTime,
-    ) -> Result<(Summary, Option<tokio::signal::unix::SignalKind>), Failure> {
-        let mut progress = Progress::new(self.stream, targets.len());
-        let (mut waiting, mut running) =
-            (targets.into_iter().collect::<std::collections::VecDeque<_>>(), child::Running::new());
-        let mut results: Vec<JobResult> = Vec::new();
-        let mut stop = Box::pin(told_to_stop()?);
+        until: BootTime,
+    ) -> Result<(Summary, Option<SignalKind>), Failure> {
+        let mut batch = Batch {
+            progress: Progress::new(self.stream, targets.len()),
+            waiting: targets.into(),
+            running: Running::new(),
+            results: Vec::new(),
+            until,
+            is_over_told: false,
+        };
+        let stop = told_to_stop()?;
+        let stopped = tokio::select! {
+            done = self.work_off(&mut batch) => done.map(|()| None)?,
+            signal = stop => Some(signal),
+        };
+        // None runs and none waits, unless all was stopped.
+        batch.results.extend(batch.running.stop().await);
+        batch.results.extend(batch.waiting.iter().map(JobResult::not_started_any_more));
+        Ok((Summary::new(&self.options.command, batch.results), stopped))
+    }
+
+    /// Whoever drops this between two steps finds each command either waiting, running or with a result.
+    async fn work_off(&self, batch: &mut Batch) -> Result<(), Failure> {
         let mut tick = tokio::time::interval(Progress::TICK);
         loop {
-            while running.len() < AT_ONCE && self.clock.boot_time() < until {
-                let Some(target) = waiting.pop_front() else { break };
-                progress.begins(&target);
-                running.start(Job { command: &self.options.command, target, outputs: &self.outputs });
+            let is_over = self.clock.boot_time() >= batch.until;
+            while batch.running.len() < AT_ONCE && !is_over {
+                let Some(target) = batch.waiting.pop_front() else { break };
+                batch.progress.begins(&target);
+                batch.running.start(Job { command: &self.options.command, target, outputs: &self.outputs });
             }
-            if running.is_empty() && waiting.is_empty() {
-                return Ok((Summary::new(&self.options.command, results), None));
+            if is_over && !batch.waiting.is_empty() {
+                self.see_to_rest(batch).await?;
             }
-            if running.is_empty() {
-                // The tap's time was over before all had begun: another one for the rest.
-                self.stream.say("The tap serves no more: the rest needs another one.")?;
-                let rest: Vec<Target> = waiting.drain(..).collect();
-                match tap(self.options, self.files, self.clock, self.stream, &rest).await {
-                    Ok(later) => until = later,
-                    Err(error) => {
-                        results.extend(rest.iter().map(|target| JobResult::not_started(target, &error)));
-                        continue;
-                    }
+            if batch.running.is_empty() {
+                match batch.waiting.is_empty() {
+                    true => return Ok(()),
+                    false => continue,
                 }
-                waiting.extend(rest);
-                continue;
             }
             tokio::select! {
-                result = running.next() => {
-                    progress.ends(&result)?;
-                    results.push(result);
+                result = batch.running.next() => {
+                    batch.progress.ends(&result)?;
+                    batch.results.push(result);
                 }
-                signal = &mut stop => {
-                    let ended = running.stop().await;
-                    results.extend(ended);
-                    results.extend(waiting.iter().map(JobResult::not_started_any_more));
-                    drop(progress);
-                    return Ok((Summary::new(&self.options.command, results), Some(signal)));
-                }
-                _ = tick.tick() => progress.tick()?,
+                _ = tick.tick() => batch.progress.tick()?,
             }
         }
+    }
+
+    /// The tap's time was over before all had begun: another one for the rest, once the person has hands for it.
+    async fn see_to_rest(&self, batch: &mut Batch) -> Result<(), Failure> {
+        if !std::mem::replace(&mut batch.is_over_told, true) {
+            let text = "The tap serves no more: the rest needs another one, when these have ended.";
+            batch.progress.say(text)?;
+        }
+        if !batch.running.is_empty() {
+            return Ok(());
+        }
+        let rest: Vec<Target> = batch.waiting.iter().cloned().collect();
+        match tap(self.options, self.files, self.clock, self.stream, &rest).await {
+            Ok(until) => (batch.until, batch.is_over_told) = (until, false),
+            Err(error) => {
+                batch.waiting.clear();
+                batch.results.extend(rest.iter().map(|target| JobResult::not_started(target, &error)));
+            }
+        }
+        Ok(())
     }
 }

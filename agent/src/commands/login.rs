@@ -6,24 +6,20 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use portlatch_clock::Clock;
-use portlatch_protocol::api::{
-    FirstFactor, KeyTask, LoginAnswer, LoginChallenge, LoginGranted, LoginProof, LoginRequest, Secret,
-};
+use portlatch_protocol::api::{FirstFactor, LoginAnswer, LoginGranted, LoginProof, LoginRequest, Secret};
 use portlatch_protocol::names::{DeviceName, Hostname, UserName};
 use portlatch_protocol::tls::CaPin;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
+use super::own_key::UseOfKey;
 use super::{AGENT_TIME, ask_agent};
 use crate::address::ClusterAddress;
-use crate::ceremony::{ClientData, creation_options, request_options};
 use crate::cli::{Login, LoginPlace};
 use crate::control::{Control, Trust};
 use crate::failure::Failure;
 use crate::files::Files;
-use crate::keys::{Attempt, Key, KeyNotice, NOTICES, pin_entry};
+use crate::keys::Key;
 use crate::local::Want;
 use crate::login::{self, GrantedCertificates};
 use crate::service::Enter;
@@ -46,8 +42,11 @@ pub(crate) async fn login(options: &Login, files: &Files, clock: &Clock) -> Resu
             let user = user(options, last_user)?;
             let proof = first_factor(options).await?;
             let request = LoginRequest { user, device: device_name(), proof };
-            let key = chosen_key(options, files);
-            sign_in_here(&control, &address, &request, csr, key).await?
+            let second = match options.recovery_code {
+                true => SecondFactor::RecoveryCode(recovery_code(options).await?),
+                false => SecondFactor::Key(chosen_key(options, files)),
+            };
+            sign_in_here(&control, &address, &request, csr, second).await?
         }
         LoginPlace::Browser => {
             say(&format!("Connecting to {address} ..."))?;
@@ -67,17 +66,42 @@ pub(crate) async fn login(options: &Login, files: &Files, clock: &Clock) -> Resu
     Ok(())
 }
 
+/// What follows the password.
+enum SecondFactor {
+    Key((Key, Enter)),
+    RecoveryCode(Secret),
+}
+
+async fn recovery_code(options: &Login) -> Result<Secret, Failure> {
+    let code = match options.password_stdin {
+        true => given()?,
+        false => terminal::ask_secret("Recovery code").await?,
+    };
+    Ok(Secret(code.to_string()))
+}
+
 async fn sign_in_here(
     control: &Control,
     address: &ClusterAddress,
     request: &LoginRequest,
     csr: String,
-    (key, enter): (Key, Enter),
+    second: SecondFactor,
 ) -> Result<LoginGranted, Failure> {
     say(&format!("Connecting to {address} ..."))?;
     let challenge = control.begin_login(request).await?;
-    let credential = tap(&challenge, &address.host, &key, &enter).await?;
-    let answer = LoginAnswer { proof: LoginProof::Key { credential }, csr };
+    let proof = match second {
+        SecondFactor::Key((key, enter)) => {
+            let use_of_key = UseOfKey {
+                task: challenge.task,
+                time: Duration::from_secs(challenge.expires_in),
+                cluster: &address.host,
+                too_late: "nobody tapped the security key in time: run `portlatch login` again",
+            };
+            LoginProof::Key { credential: use_of_key.run(&key, &enter).await? }
+        }
+        SecondFactor::RecoveryCode(code) => LoginProof::RecoveryCode { code },
+    };
+    let answer = LoginAnswer { proof, csr };
     Ok(control.finish_login(&challenge.ceremony, &answer).await?)
 }
 
@@ -133,7 +157,9 @@ async fn first_factor(options: &Login) -> Result<FirstFactor, Failure> {
 fn given() -> Result<Zeroizing<String>, Failure> {
     let line = terminal::read_line()?;
     match line.is_empty() {
-        true => Err(Failure::because("the first line of standard input is empty: write the password there")),
+        true => Err(Failure::because(
+            "a line of standard input is empty: write the password there, and below it the code",
+        )),
         false => Ok(line),
     }
 }
@@ -163,77 +189,6 @@ fn chosen_key(options: &Login, files: &Files) -> (Key, Enter) {
 #[cfg(not(feature = "software-key"))]
 fn chosen_key(_: &Login, _: &Files) -> (Key, Enter) {
     super::usb_key()
-}
-
-/// The key's answer to control's challenge, within the challenge's time.
-async fn tap(
-    challenge: &LoginChallenge,
-    cluster: &Hostname,
-    key: &Key,
-    enter: &Enter,
-) -> Result<serde_json::Value, Failure> {
-    let cancel = CancellationToken::new();
-    let (notices, noticed) = mpsc::channel(NOTICES);
-    let attempt = |client_data| Attempt {
-        client_data,
-        cancel: cancel.clone(),
-        notices,
-        pins: pin_entry::of_this_process(),
-    };
-    let answer = async {
-        let answer = match challenge.task.clone() {
-            KeyTask::Enrol { options } => {
-                say("Tap your security key, to enrol it.")?;
-                let options = creation_options(options, cluster)?;
-                let attempt = attempt(ClientData::for_enrolment(&options.challenge, cluster));
-                serde_json::to_value(key.enrol(options, attempt).await?)
-            }
-            KeyTask::Assert { options } => {
-                say("Tap your security key, to log in.")?;
-                let options = request_options(options, cluster)?;
-                let attempt = attempt(ClientData::for_login(&options.challenge, cluster));
-                serde_json::to_value(key.assert(options, attempt).await?)
-            }
-        };
-        Ok(answer.expect("WebAuthn's documents are JSON"))
-    };
-    let time = Duration::from_secs(challenge.expires_in);
-    tokio::select! {
-        answer = answer => answer,
-        () = tokio::time::sleep(time) => {
-            Err(Failure::because("nobody tapped the security key in time: run `portlatch login` again"))
-        }
-        never = show_notices(noticed, enter) => match never {},
-    }
-}
-
-/// Shows what the key has to say, and hands Enter on to a software key.
-async fn show_notices(mut noticed: mpsc::Receiver<KeyNotice>, enter: &Enter) -> std::convert::Infallible {
-    let mut last = None;
-    // Standard input is read only where Enter is waited for: it may hold what the next program is to read.
-    let mut typed = None;
-    loop {
-        tokio::select! {
-            Some(notice) = noticed.recv() => {
-                if last.as_ref() != Some(&notice) {
-                    terminal::complain(&notice.text());
-                }
-                if notice == KeyNotice::PressEnter {
-                    typed.get_or_insert_with(terminal::typed_lines);
-                }
-                last = Some(notice);
-            }
-            Some(_) = next_line(&mut typed) => enter(),
-            else => std::future::pending().await,
-        }
-    }
-}
-
-async fn next_line(typed: &mut Option<mpsc::Receiver<String>>) -> Option<String> {
-    match typed {
-        Some(typed) => typed.recv().await,
-        None => std::future::pending().await,
-    }
 }
 
 fn csr(key: &KeyPair) -> Result<Vec<u8>, Failure> {

@@ -123,6 +123,11 @@ impl ApiError {
         matches!(self, Self::NotAccepted { .. }) || self.code() == Some(ProblemCode::LoginEnded)
     }
 
+    /// Whether a code was wrong, or used already.
+    pub(crate) fn is_wrong_code(&self) -> bool {
+        self.code() == Some(ProblemCode::BadCode)
+    }
+
     /// What a waiting program is told.
     pub(crate) fn refusal(&self) -> RefusalReason {
         if self.is_login_over() {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use portlatch_clock::BootTime;
 use portlatch_protocol::api::{Catalogue, ProblemCode};
 use portlatch_protocol::attach::{CertificateBytes, ToDaemon};
-use portlatch_protocol::names::{Hostname, Id, UserName};
+use portlatch_protocol::names::{Hostname, UserName};
 use tokio_util::sync::CancellationToken;
 
 use super::attach::DaemonState;
@@ -172,11 +172,6 @@ impl Service {
 
     pub(super) fn is_current(&self, login: u64) -> bool {
         self.login.active.as_ref().is_some_and(|active| active.number == login)
-    }
-
-    /// The login's identifier, for the member that the key signs.
-    pub(super) fn login_id(&self) -> Option<&Id> {
-        self.login.active.as_ref().map(|active| &active.file.login)
     }
 }
 

@@ -90,7 +90,7 @@ impl Service {
             Stage::Asked => Ok(pin),
         };
         prompt.shown = Some(wanted.before);
-        prompt.notice = None;
+        prompt.notices.clear();
         // The key may have gone meanwhile: then the PIN is wiped here.
         let _ = wanted.reply.send(answer);
         self.show_prompt();
@@ -115,7 +115,7 @@ impl Service {
                 format!("{}{}.", complaint.unwrap_or_default(), wanted.question.text())
             }
         };
-        prompt.notice = Some(text.clone());
+        prompt.remember(text.clone());
         let id = prompt.id;
         self.show_prompt();
         self.tell_prompt(id, Tell::Note { text });

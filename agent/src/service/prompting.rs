@@ -1,6 +1,7 @@
 //! The open prompt: opened when the broker says so, shown, ended by the key, a code, the person or the time.
 
-use portlatch_protocol::api::ClientDataContext;
+use std::collections::VecDeque;
+
 use portlatch_protocol::api::ceremony::{CeremonyOutcome, CeremonyPurpose, ExecRequest};
 use portlatch_protocol::attach::ToDaemon;
 use portlatch_protocol::refusal::RefusalReason;
@@ -21,6 +22,8 @@ use crate::safe_text::sentence;
 
 /// Codes that wait to be tried: a person enters one at a time.
 const CODES: usize = 1;
+/// Notices of an open prompt that whoever looks only now is shown: a page's address and its code are three.
+const MAX_NOTICES: usize = 4;
 
 /// The prompt that is open.
 #[derive(Debug)]
@@ -35,7 +38,7 @@ pub(super) struct OpenPrompt {
     /// How it is answered; a prompt is shown once its challenge is made.
     pub(super) shown: Option<Means>,
     /// What the person was told last, for whoever looks only now.
-    pub(super) notice: Option<String>,
+    pub(super) notices: VecDeque<String>,
     /// The question for the key's PIN, while it is open.
     pub(super) pin: Option<PinWanted>,
 }
@@ -49,7 +52,15 @@ impl OpenPrompt {
         cancel: CancellationToken,
         codes: mpsc::Sender<Code>,
     ) -> Self {
-        Self { id, number, what, cancel, codes, shown: None, notice: None, pin: None }
+        Self { id, number, what, cancel, codes, shown: None, notices: VecDeque::new(), pin: None }
+    }
+
+    /// Keeps what the person was told.
+    pub(super) fn remember(&mut self, text: String) {
+        self.notices.push_back(text);
+        if self.notices.len() > MAX_NOTICES {
+            self.notices.pop_front();
+        }
     }
 }
 
@@ -83,7 +94,8 @@ impl Service {
         codes: mpsc::Receiver<Code>,
     ) -> Option<Tapping> {
         let (request, active) = (self.requests.get(&id)?, self.login.active.as_ref()?);
-        let (purpose, context) = self.purpose(request)?;
+        let purpose = self.purpose(request)?;
+        let context = purpose.context(&active.file.login);
         let once_more = match &purpose {
             CeremonyPurpose::Open(access) if request.stage != Stage::Prompt(self.taps) => {
                 Some(access.clone())
@@ -105,30 +117,20 @@ impl Service {
         })
     }
 
-    /// What control is asked for, and what the key signs besides: the same, as the person sees it.
-    fn purpose(&self, request: &Request) -> Option<(CeremonyPurpose, ClientDataContext)> {
-        let (login, program) = (self.login_id()?.clone(), request.program.as_ref());
+    /// What control is asked for.
+    fn purpose(&self, request: &Request) -> Option<CeremonyPurpose> {
+        let program = request.program.as_ref();
         Some(match &request.subject {
             Subject::Port { resource, port } => {
                 let tunnel_key = self.daemon.tunnel_key()?.clone();
-                let access = access_request(resource.clone(), *port, tunnel_key, program);
-                let context = ClientDataContext::Open { resource: resource.clone(), port: *port, login };
-                (CeremonyPurpose::Open(access), context)
+                CeremonyPurpose::Open(access_request(resource.clone(), *port, tunnel_key, program))
             }
-            Subject::Exec(targets) => {
-                let exec = ExecRequest {
-                    targets: targets.clone(),
-                    tunnel_key: self.daemon.tunnel_key()?.clone(),
-                    program: program.map(|program| program.name.clone()),
-                };
-                let mut targets = targets.clone();
-                targets.sort_unstable();
-                (CeremonyPurpose::Exec(exec), ClientDataContext::Exec { targets, login })
-            }
-            Subject::Devices(change) => {
-                let context = ClientDataContext::ManageDevices { change: change.clone(), login };
-                (CeremonyPurpose::ManageDevices(change.clone()), context)
-            }
+            Subject::Exec(targets) => CeremonyPurpose::Exec(ExecRequest {
+                targets: targets.clone(),
+                tunnel_key: self.daemon.tunnel_key()?.clone(),
+                program: program.map(|program| program.name.clone()),
+            }),
+            Subject::Devices(change) => CeremonyPurpose::ManageDevices(change.clone()),
         })
     }
 
@@ -152,7 +154,7 @@ impl Service {
             TapEvent::Notice(text) => {
                 self.drop_withdrawn_pin();
                 let Some(prompt) = self.prompt.as_mut() else { return };
-                prompt.notice = Some(text.clone());
+                prompt.remember(text.clone());
                 self.tell_prompt(id, Tell::Note { text });
             }
         }
@@ -207,9 +209,9 @@ impl Service {
     /// The open prompt, for whoever looks only now.
     pub(super) fn prompt_tells(&self) -> impl Iterator<Item = Tell> {
         let prompt = self.open_prompt_shown();
-        let notice = self.prompt.as_ref().and_then(|open| open.notice.clone()).filter(|_| prompt.is_some());
-        let notice = notice.map(|text| Tell::Note { text });
-        prompt.map(|prompt| Tell::Prompt { prompt }).into_iter().chain(notice)
+        let notices = self.prompt.iter().flat_map(|open| open.notices.clone()).filter(|_| prompt.is_some());
+        let notices: Vec<Tell> = notices.map(|text| Tell::Note { text }).collect();
+        prompt.map(|prompt| Tell::Prompt { prompt }).into_iter().chain(notices)
     }
 
     pub(super) fn show_prompt(&self) {

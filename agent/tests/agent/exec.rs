@@ -232,10 +232,34 @@ async fn what_begins_after_the_tap_s_five_minutes_needs_another_one() {
     };
     tokio::time::timeout(crate::support::PATIENCE, running).await.expect("ten run");
     machine.move_clock(&exec, 296);
+    exec.sees("The tap serves no more: the rest needs another one").await;
     std::fs::write(gate, "").unwrap();
-    exec.sees("The tap serves no more: the rest needs another one.").await;
     agent.tunnel_for_command().await;
     exec.sees("db-9 - 60 s left").await;
     exec.sees("Summary: 11 of 11 succeeded.").await;
     assert_eq!(machine.control.challenges(), 2);
+}
+
+/// Whoever has had enough while the second tap is asked for is heard at once.
+#[cfg(feature = "test-clock")]
+#[tokio::test]
+async fn interrupting_the_second_tap_ends_it_all() {
+    let (machine, mut person, mut agent, logs) = machine(11, "enter").await;
+    let gate = machine.directory.path().join("gate");
+    let script = format!("until [ -e {} ]; do sleep 0.02; done", gate.display());
+    let mut exec = machine.start(&arguments(&logs, &["--yes"], &["sh", "-c", &script]));
+    agent.tunnel_for_command().await;
+    exec.sees("Press Enter").await;
+    exec.types("").await;
+    person.sees("Granted: portlatch exec").await;
+    machine.move_clock(&exec, 296);
+    exec.sees("The tap serves no more").await;
+    std::fs::write(gate, "").unwrap();
+    agent.tunnel_for_command().await;
+    exec.sees("Press Enter").await;
+    exec.signal(Signal::INT);
+    let output = exec.ends().await;
+    assert_eq!(output.status.code(), Some(130));
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(shown.lines().last(), Some("Summary: 10 of 11 succeeded, 1 not started."));
 }

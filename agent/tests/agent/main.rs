@@ -10,6 +10,8 @@ mod codes;
 mod commands;
 mod desktop;
 mod exec;
+mod mfa;
 mod prompts;
+mod rdp;
 mod support;
 mod terminal;

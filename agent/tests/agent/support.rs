@@ -115,13 +115,18 @@ impl Machine {
 
     /// Runs `portlatch login` against the control of this machine with a password and its pin.
     pub(crate) async fn login(&self, more: &[&str]) -> Output {
+        self.login_with("correct horse\n", more).await
+    }
+
+    /// The same with other input.
+    pub(crate) async fn login_with(&self, input: &str, more: &[&str]) -> Output {
         let (address, pin) = (self.control.address(), self.control.pin());
         let mut arguments = vec!["login", "--proxy", &address, "--user", "jerry", "--password-stdin"];
         if !more.contains(&"--ca-pin") && !more.contains(&"--without-pin") {
             arguments.extend(["--ca-pin", &pin]);
         }
         arguments.extend(more.iter().filter(|argument| **argument != "--without-pin"));
-        self.run_with_input(&arguments, "correct horse\n").await
+        self.run_with_input(&arguments, input).await
     }
 
     /// Runs a command to its end.
@@ -145,6 +150,11 @@ impl Machine {
     pub(crate) fn start_logged(&self, arguments: &[&str], log: &Path) -> Person {
         let log = std::fs::File::create(log).unwrap();
         Self::started(self.command(arguments).env("PORTLATCH_LOG", "trace").stderr(log))
+    }
+
+    /// Starts a command that finds programs in this directory alone.
+    pub(crate) fn start_with_path(&self, arguments: &[&str], path: &Path) -> Person {
+        Self::started(self.command(arguments).env("PATH", path))
     }
 
     fn started(command: &mut Command) -> Person {
@@ -215,6 +225,12 @@ impl Person {
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_raw(self.pid().cast_signed()).unwrap();
         rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// Ends it, and returns what it wrote that was not read yet.
+    pub(crate) async fn ends_now(self) -> Output {
+        self.signal(rustix::process::Signal::TERM);
+        self.ends().await
     }
 
     /// Waits for the end.

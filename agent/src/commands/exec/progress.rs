@@ -38,8 +38,13 @@ impl Progress {
         self.running.remove(result.name());
         self.done += 1;
         self.failed += usize::from(!result.is_success());
+        self.say(&result.line())
+    }
+
+    /// A line that stays.
+    pub(super) fn say(&mut self, line: &str) -> io::Result<()> {
         self.stream.clear(&mut self.region)?;
-        self.stream.say(&result.line())?;
+        self.stream.say(line)?;
         self.tick()
     }
 

@@ -13,10 +13,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use p256::ecdsa::signature::Verifier as _;
 use p256::ecdsa::{Signature, VerifyingKey};
-use portlatch_protocol::api::ceremony::{CeremonyOutcome, CeremonyPurpose, CeremonyRequest, ExecTarget};
+use portlatch_protocol::api::ceremony::{
+    CeremonyOutcome, CeremonyPurpose, CeremonyRequest, DeviceChange, ExecTarget, MfaDevice, MfaDeviceKind,
+    MfaDevices,
+};
 use portlatch_protocol::api::{
     ALPN, AccessAnswer, AccessRequest, Catalogue, Ceremony, ClientDataContext, IssuedGrant, LoginGranted,
-    TunnelCertificate,
+    Secret, TunnelCertificate,
 };
 use portlatch_protocol::identity::IdentityKind;
 use portlatch_protocol::names::Hostname;
@@ -73,6 +76,11 @@ struct Story {
     credential: Option<(Vec<u8>, VerifyingKey)>,
     /// Challenges that nobody has answered, with what each is for; nothing for a login.
     open: Vec<(String, Option<CeremonyPurpose>)>,
+    desktops: Vec<String>,
+    devices: Vec<MfaDevice>,
+    /// What is being enrolled.
+    enrolling: Vec<(String, MfaDeviceKind, String)>,
+    recovery_codes: Vec<String>,
     /// What an exec was tapped for.
     remembered: Vec<ExecTarget>,
     made: usize,
@@ -137,6 +145,18 @@ impl Control {
 
     pub(crate) fn logouts(&self) -> usize {
         self.state.story.lock().unwrap().logouts
+    }
+
+    /// Adds a desktop to the catalogue.
+    pub(crate) fn has_desktop(&self, name: &str) {
+        self.state.story.lock().unwrap().desktops.push(name.to_owned());
+        self.state.revision.send_modify(|revision| *revision += 1);
+    }
+
+    /// The user has this key.
+    pub(crate) fn has_device(&self, id: &str, name: &str) {
+        let device = device(id, MfaDeviceKind::SecurityKey, name);
+        self.state.story.lock().unwrap().devices.push(device);
     }
 
     /// Takes this code beside the key.
@@ -281,6 +301,12 @@ impl State {
                 reply(StatusCode::OK, &json!(ceremony))
             }
             (Method::POST, ["v1", "ceremonies", ceremony]) => self.finish_ceremony(ceremony, &body),
+            (Method::GET, ["v1", "devices"]) => {
+                let story = self.story.lock().unwrap();
+                let recovery_codes = u32::try_from(story.recovery_codes.len()).unwrap();
+                reply(StatusCode::OK, &json!(MfaDevices { devices: story.devices.clone(), recovery_codes }))
+            }
+            (Method::POST, ["v1", "devices", ceremony]) => self.finish_enrolment(ceremony, &body),
             (Method::DELETE, ["v1", "taps"]) => {
                 let mut story = self.story.lock().unwrap();
                 if story.memory == Memory::Stubborn {
@@ -328,6 +354,15 @@ impl State {
     }
 
     fn finish_login(&self, ceremony: &str, body: &Value) -> Response<Full<Bytes>> {
+        if let Some(code) = body.pointer("/proof/code").and_then(Value::as_str) {
+            let mut story = self.story.lock().unwrap();
+            let Some(at) = story.recovery_codes.iter().position(|known| known == code) else {
+                return problem(StatusCode::UNAUTHORIZED, "bad_login");
+            };
+            story.recovery_codes.remove(at);
+            drop(story);
+            return self.logged_in(body);
+        }
         let credential = &body["proof"]["credential"];
         let enrolled = credential.pointer("/response/attestationObject").and_then(Value::as_str);
         if let Some(object) = enrolled {
@@ -341,6 +376,28 @@ impl State {
         } else if !self.verify(ceremony, credential, None) {
             return problem(StatusCode::UNAUTHORIZED, "bad_login");
         }
+        self.logged_in(body)
+    }
+
+    fn finish_enrolment(&self, ceremony: &str, proof: &Value) -> Response<Full<Bytes>> {
+        let mut story = self.story.lock().unwrap();
+        let Some(at) = story.enrolling.iter().position(|(open, ..)| open == ceremony) else {
+            return problem(StatusCode::GONE, "ceremony_ended");
+        };
+        let is_good = match proof["type"].as_str().unwrap() {
+            "code" => proof["code"].as_str() == story.code.as_deref(),
+            kind => kind == "key" && proof.pointer("/credential/response/attestationObject").is_some(),
+        };
+        if !is_good {
+            return problem(StatusCode::FORBIDDEN, "bad_code");
+        }
+        let (id, kind, name) = story.enrolling.remove(at);
+        let device = device(&id, kind, &name);
+        story.devices.push(device.clone());
+        reply(StatusCode::OK, &json!(device))
+    }
+
+    fn logged_in(&self, body: &Value) -> Response<Full<Bytes>> {
         let granted = LoginGranted {
             cluster: CLUSTER.parse().unwrap(),
             user: "jerry".parse().unwrap(),
@@ -380,7 +437,10 @@ impl State {
         let mut revision = self.revision.subscribe();
         let newer = revision.wait_for(|revision| after.is_none_or(|after| *revision > after));
         let revision = *newer.await.unwrap();
-        let extra = self.story.lock().unwrap().extra;
+        let (extra, desktops) = {
+            let story = self.story.lock().unwrap();
+            (story.extra, story.desktops.clone())
+        };
         let resource = |name: &str| Resource {
             id: format!("db/{name}").parse().unwrap(),
             host: format!("{name}.corp.internal").parse().unwrap(),
@@ -394,9 +454,14 @@ impl State {
             refusal: Default::default(),
         };
         let others = (0..extra).map(|n| resource(&format!("db-{n}")));
+        let desktops = desktops.iter().map(|name| Resource {
+            id: format!("desktop/{name}").parse().unwrap(),
+            ports: vec![PortRange::single(3389).unwrap()],
+            ..resource(name)
+        });
         let catalogue = Catalogue {
             revision,
-            resources: std::iter::once(resource("billing-db")).chain(others).collect(),
+            resources: std::iter::once(resource("billing-db")).chain(others).chain(desktops).collect(),
             zones: vec![Zone { suffix: "corp.internal".parse().unwrap(), exclusive: false }],
             proxies: vec![ProxyAddress { name: "main".parse().unwrap(), host: CLUSTER.into(), port: 443 }],
             outside: vec![CLUSTER.parse().unwrap()],
@@ -455,8 +520,51 @@ fn outcome(story: &mut Story, purpose: CeremonyPurpose) -> CeremonyOutcome {
             story.remembered.extend(exec.targets);
             CeremonyOutcome::Remembered { expires_in: 300, amr: amr.map(str::to_owned).to_vec() }
         }
-        CeremonyPurpose::ManageDevices(_) => CeremonyOutcome::Done,
+        CeremonyPurpose::ManageDevices(change) => changed(story, change),
     }
+}
+
+fn changed(story: &mut Story, change: DeviceChange) -> CeremonyOutcome {
+    let next = format!("{:02x}", story.devices.len() + story.enrolling.len() + 0x20);
+    let ceremony = next.parse().unwrap();
+    match change {
+        DeviceChange::AddKey { name } => {
+            story.enrolling.push((next, MfaDeviceKind::SecurityKey, name));
+            CeremonyOutcome::EnrolKey { ceremony, options: creation_options(), expires_in: 120 }
+        }
+        DeviceChange::AddApp { name } => {
+            story.enrolling.push((next, MfaDeviceKind::App, name));
+            let uri = format!("otpauth://totp/{CLUSTER}:jerry?secret=JBSWY3DPEHPK3PXP&issuer={CLUSTER}");
+            CeremonyOutcome::EnrolApp { ceremony, uri: Secret(uri), expires_in: 120 }
+        }
+        DeviceChange::Remove { device } => {
+            story.devices.retain(|known| known.id != device);
+            CeremonyOutcome::Done
+        }
+        DeviceChange::Rename { device, name } => {
+            let known = story.devices.iter_mut().find(|known| known.id == device).unwrap();
+            known.name = name;
+            CeremonyOutcome::Done
+        }
+        DeviceChange::RecoveryCodes => {
+            story.recovery_codes = (0..10).map(|n| format!("abcd-efgh-{n}")).collect();
+            let codes = story.recovery_codes.iter().cloned().map(Secret).collect();
+            CeremonyOutcome::RecoveryCodes { codes }
+        }
+    }
+}
+
+fn creation_options() -> Value {
+    json!({"publicKey": {
+        "challenge": "AAAA", "rp": {"name": "Portlatch", "id": CLUSTER},
+        "user": {"id": "AAAA", "name": "jerry", "displayName": "jerry"},
+        "pubKeyCredParams": [{"type": "public-key", "alg": -7}],
+    }})
+}
+
+fn device(id: &str, kind: MfaDeviceKind, name: &str) -> MfaDevice {
+    let id = id.parse().unwrap();
+    MfaDevice { id, kind, name: name.to_owned(), created: 1_700_000_000, last_used: None }
 }
 
 fn grant(amr: &[&str]) -> IssuedGrant {

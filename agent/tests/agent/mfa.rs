@@ -1,0 +1,124 @@
+//! `portlatch mfa`: the user's own keys and apps.
+
+use crate::support::Machine;
+use crate::support::tty::Tty;
+use serde_json::{Value, json};
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+async fn listed(machine: &Machine) -> Vec<Value> {
+    let list = machine.run(&["mfa", "ls", "--json"]).await;
+    let list: Value = serde_json::from_slice(&list.stdout).unwrap();
+    list["devices"].as_array().unwrap().clone()
+}
+
+#[tokio::test]
+async fn keys_and_apps_are_listed() {
+    let machine = Machine::logged_in().await;
+    machine.control.has_device("0a", "blue\u{1b}[31m");
+    assert_eq!(
+        listed(&machine).await,
+        [
+            json!({"id": "0a", "kind": "security_key", "name": "blue", "added": "2023-11-14T22:13:20Z", "last_used": null})
+        ]
+    );
+    let list = text(&machine.run(&["mfa", "ls"]).await.stdout);
+    assert!(list.starts_with("NAME  KIND          ADDED"), "{list}");
+    assert!(list.contains("blue  security key  2023-11-14T22:13:20Z  never      0a\n"), "{list}");
+    assert!(list.contains("You have no recovery codes"), "{list}");
+}
+
+#[tokio::test]
+async fn a_key_is_added_with_one_that_is_there_already() {
+    let (machine, mut person, _agent) = Machine::attached("auto").await;
+    let mut add = machine.start(&["mfa", "add", "key", "blue", "--software-key", "auto"]);
+    add.sees("First show that it is you").await;
+    let prompt = add.sees("Tap your security key: ").await;
+    assert!(prompt.contains(r#"add the security key "blue", for portlatch mfa, pid "#), "{prompt}");
+    person.sees(r#"Approved: add the security key "blue""#).await;
+    add.sees("Tap your security key, to enrol it.").await;
+    add.sees("Added blue.").await;
+    assert!(add.ends().await.status.success());
+    assert_eq!(listed(&machine).await[0]["name"], json!("blue"));
+}
+
+#[tokio::test]
+async fn an_app_is_added_by_its_first_code_which_is_not_echoed() {
+    let (machine, _person, _agent) = Machine::attached("auto").await;
+    machine.control.takes_code("314159");
+    let mut add = Tty::start(&machine, &["mfa", "add", "app", "phone"], 120);
+    add.shows("Or enter this key there, time-based: JBSW Y3DP EHPK 3PXP").await;
+    assert!(add.everything().contains("█ ▄▄▄▄▄ "), "a QR code has its corners");
+    add.shows("The code that it shows").await;
+    add.types("12x\r").await;
+    add.shows("That is no code").await;
+    add.types("000000\r").await;
+    add.shows("That code was not accepted").await;
+    add.types("314159\r").await;
+    add.shows("Added phone.").await;
+    add.ends().await;
+    assert!(!add.everything().contains("314159"));
+    assert!(add.echoes());
+    assert_eq!(listed(&machine).await[0]["kind"], json!("app"));
+}
+
+#[tokio::test]
+async fn a_key_is_removed_after_a_tap_and_stays_after_a_denial() {
+    let (machine, _person, _agent) = Machine::attached("enter").await;
+    machine.control.has_device("0a", "blue");
+    let mut rm = machine.start(&["mfa", "rm", "blue"]);
+    let prompt = rm.sees("Tap your security key: ").await;
+    assert!(prompt.contains(r#"remove the security key "blue""#), "{prompt}");
+    rm.types("d").await;
+    assert_eq!(rm.ends().await.status.code(), Some(3));
+    assert_eq!(listed(&machine).await.len(), 1);
+    // Another program's name, so that the denial's rest does not matter.
+    let mut watch = machine.start(&["watch"]);
+    watch.sees("a change of your keys for portlatch mfa rests").await;
+    watch.types("lift 1").await;
+    watch.sees("Lifted").await;
+    let mut rm = machine.start(&["mfa", "rm", "0a"]);
+    rm.sees("Press Enter").await;
+    rm.types("").await;
+    rm.sees("Removed blue.").await;
+    assert!(listed(&machine).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_key_gets_another_name() {
+    let (machine, _person, _agent) = Machine::attached("auto").await;
+    machine.control.has_device("0a", "blue");
+    let rename = machine.run(&["mfa", "rename", "blue", "red"]).await;
+    assert!(text(&rename.stdout).ends_with("blue is now called red.\n"), "{}", text(&rename.stdout));
+    assert_eq!(listed(&machine).await[0]["name"], json!("red"));
+}
+
+#[tokio::test]
+async fn recovery_codes_are_shown_once_and_log_in_without_a_key() {
+    let (machine, person, _agent) = Machine::attached("auto").await;
+    let made = machine.run(&["mfa", "recovery-codes"]).await;
+    let shown = text(&made.stdout);
+    let codes: Vec<&str> = shown.lines().filter_map(|line| line.strip_prefix("  ")).collect();
+    assert_eq!(codes.len(), 10, "{shown}");
+    assert!(!text(&person.ends_now().await.stdout).contains(codes[0]), "others who watch do not see them");
+    let login = machine.login_with("correct horse\nwrong\n", &["--without-pin", "--recovery-code"]).await;
+    assert_eq!(login.status.code(), Some(1));
+    let input = format!("correct horse\n{}\n", codes[0]);
+    let login = machine.login_with(&input, &["--without-pin", "--recovery-code"]).await;
+    assert!(login.status.success(), "{}", text(&login.stderr));
+}
+
+#[tokio::test]
+async fn without_agent_or_login_it_says_what_to_do() {
+    let machine = Machine::new().await;
+    let list = machine.run(&["mfa", "ls"]).await;
+    assert_eq!(list.status.code(), Some(1));
+    assert!(text(&list.stderr).contains("nobody is logged in: run `portlatch login`"));
+    let machine = Machine::logged_in().await;
+    machine.control.has_device("0a", "blue");
+    let rm = machine.run(&["mfa", "rm", "blue"]).await;
+    assert_eq!(rm.status.code(), Some(1));
+    assert!(text(&rm.stderr).contains("no agent is running: start `portlatch agent`"));
+}
