@@ -233,7 +233,7 @@ fn script(arguments: &[&str]) {
 }
 
 /// Where the binaries under test stand: beside the tests, unless the environment says otherwise.
-fn binaries() -> PathBuf {
+pub fn binaries() -> PathBuf {
     if let Some(directory) = std::env::var_os("PORTLATCH_BIN_DIR") {
         return directory.into();
     }

@@ -4,6 +4,7 @@
 //! (the kernel's TCP against our stack over a bad network) and `corpus` (every committed input through every fuzz target).
 
 pub mod bench;
+pub mod browser;
 pub mod fuzz_targets;
 pub mod lab;
 pub mod own_network;

@@ -1,0 +1,195 @@
+//! What an agent waits for, approved and denied at its page.
+
+use std::time::{Duration, Instant};
+
+use portlatch_tests::browser::agent::Agent;
+use portlatch_tests::browser::chromium::{Authenticator, Chromium};
+use portlatch_tests::browser::site::Site;
+
+use super::people::{PASSWORD, enrol, log_in, scene, sign_in, sign_out};
+
+const APPROVE: &str = "Approve with your key";
+const QUESTION: &str = "Open billing-db?";
+
+/// Jerry, who may approve from anywhere, with an agent and signed in.
+fn jerry() -> Option<(Site, Chromium, Agent)> {
+    let (site, browser) = scene()?;
+    enrol(&browser, &site.add_user("jerry", "anywhere"), Authenticator::Key);
+    let agent = log_in(&site, &browser, "jerry");
+    Some((site, browser, agent))
+}
+
+#[test]
+fn an_approval_on_the_same_machine_returns_to_the_agent_and_brings_a_grant_once() {
+    let Some((site, browser, agent)) = jerry() else { return };
+    let page = agent.wants("db/billing-db", 5432);
+    browser.go(&page.url);
+    browser.wait_for_heading(QUESTION);
+    let said = browser.body();
+    for fact in
+        ["db/billing-db", "billing-db.corp.internal:5432", "psql, process 4242", "laptop, at 127.0.0.1"]
+    {
+        assert!(said.contains(fact), "{fact}: {said}");
+    }
+    browser.picture("approve");
+    // The agent's own origin does not help here, nor the browser's there: neither has anything to show yet.
+    assert_eq!(agent.redeem(&page, None).0, 410);
+    browser.press("main", APPROVE);
+    let code = page.redirected();
+    browser.wait_for_heading("Done");
+    assert_eq!(agent.redeem(&page, Some("guess")).0, 410, "a wrong code is refused");
+    let (status, outcome) = agent.redeem(&page, Some(&code));
+    assert_eq!((status, outcome["type"].as_str()), (200, Some("granted")), "{outcome}");
+    assert_eq!(agent.redeem(&page, Some(&code)).0, 410, "the code works once");
+
+    // F: double approve.
+    browser.go(&page.url);
+    browser.wait_for_heading("Nothing here");
+    assert_eq!(site.audit("grant").len(), 1);
+}
+
+#[test]
+fn a_denial_reaches_the_waiting_agent_at_once() {
+    let Some((site, browser, agent)) = jerry() else { return };
+    let page = agent.wants("db/billing-db", 5432);
+    browser.go(&page.url);
+    browser.wait_for_heading(QUESTION);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            let decision = agent.decision(&page);
+            (decision, Instant::now())
+        });
+        // F: deny fails the waiting connection at once.
+        browser.press("main", "Deny");
+        browser.wait_for_heading("Denied");
+        let denied = Instant::now();
+        let ((status, decision), heard) = waiting.join().unwrap();
+        assert_eq!((status, decision["decision"].as_str()), (200, Some("denied")), "{decision}");
+        assert!(heard.saturating_duration_since(denied) < Duration::from_secs(2));
+    });
+    browser.picture("denied");
+    site.audited("mfa.fail", "denied_at_page");
+    assert_eq!(agent.redeem(&page, None).0, 410);
+    // Whoever asks late hears it too.
+    assert_eq!(agent.decision(&page).1["decision"], "denied");
+
+    // F: approve after the agent cancelled.
+    let page = agent.wants("db/billing-db", 5432);
+    browser.go(&page.url);
+    browser.wait_for_heading(QUESTION);
+    assert_eq!(agent.cancel(&page), 204);
+    browser.press("main", APPROVE);
+    let said = browser.wait_for_text("[role=alert]");
+    assert!(said.contains("it is over"), "{said}");
+    assert_eq!(agent.decision(&page).0, 410);
+    assert!(site.audit("grant").is_empty());
+}
+
+#[test]
+fn another_machine_types_the_code_and_three_wrong_ones_end_the_request() {
+    let Some((site, browser, agent)) = jerry() else { return };
+    let page = agent.wants("db/billing-db", 5432);
+    let code = page.code.clone().expect("the role lets other machines approve");
+    browser.go(&page.url);
+    browser.press("main", "The program runs on another machine");
+    browser.wait_for_heading(QUESTION);
+    browser.picture("approve-elsewhere");
+    browser.fill("#approve-code", "0000");
+    browser.press("main", APPROVE);
+    assert!(browser.wait_for_text("[role=alert]").contains("two tries are left"));
+    browser.fill("#approve-code", &code.to_lowercase());
+    browser.press("main", APPROVE);
+    browser.wait_for_heading("Approved");
+    browser.picture("approved-elsewhere");
+    let (status, decision) = agent.decision(&page);
+    assert_eq!((status, decision["decision"].as_str()), (200, Some("approved")), "{decision}");
+    let (status, outcome) = agent.redeem(&page, None);
+    assert_eq!((status, outcome["type"].as_str()), (200, Some("granted")), "{outcome}");
+
+    // F: wrong code three times, and the request is dead.
+    let page = agent.wants("db/billing-db", 5432);
+    browser.go(&format!("{}?runs=elsewhere", page.url));
+    for said in ["two tries are left", "one try is left", "it is over"] {
+        browser.wait_for_heading(QUESTION);
+        browser.fill("#approve-code", "0000");
+        browser.press("main", APPROVE);
+        portlatch_tests::lab::wait_for(said, Duration::from_secs(5), || {
+            browser.try_text("[role=alert]").ok().filter(|text| text.contains(said))
+        });
+    }
+    assert_eq!(agent.decision(&page).1["decision"], "denied");
+    browser.go(&page.url);
+    browser.wait_for_heading("Nothing here");
+    assert_eq!(agent.redeem(&page, None).0, 410);
+    site.audited("mfa.fail", "wrong_page_code");
+
+    // Where the roles do not say so there is no code, and a page that claims one is refused.
+    site.apply("kind: role\nversion: v7\nmetadata: {name: anywhere}\nspec: {options: {require_session_mfa: true}, allow: {db_labels: {env: prod}}}\n");
+    let page = agent.wants("db/billing-db", 5432);
+    assert_eq!(page.code, None);
+    browser.go(&format!("{}?runs=elsewhere", page.url));
+    browser.wait_for_heading(QUESTION);
+    assert!(
+        !browser.has("#approve-code") && !browser.body().contains("another machine"),
+        "{}",
+        browser.body()
+    );
+}
+
+#[test]
+fn a_request_is_shown_to_its_own_user_alone() {
+    let Some((site, browser, agent)) = jerry() else { return };
+    let page = agent.wants("db/billing-db", 5432);
+
+    // Not signed in: sign in first, then the page. F: request id enumeration: any name leads to the sign-in.
+    browser.forget_cookies();
+    browser.go(&site.url("/mfa/00000000000000000000000000000000"));
+    browser.wait_for_heading("Sign in");
+    browser.go(&page.url);
+    browser.wait_for_heading("Sign in");
+    sign_in(&browser, "jerry");
+    browser.wait_for_heading(QUESTION);
+    sign_out(&browser);
+
+    // F: foreign session and unknown request look the same.
+    enrol(&browser, &site.add_user("newman", "anywhere"), Authenticator::Key);
+    let mut answers = Vec::new();
+    for url in
+        [page.url.as_str(), &site.url("/mfa/00000000000000000000000000000000"), &site.url("/mfa/x%20y")]
+    {
+        let script = "const reply = await fetch(arguments[0]); \
+             return [reply.status, await reply.text(), [...reply.headers].filter(([it]) => it !== 'date')]";
+        answers.push(browser.script(script, &serde_json::json!([url])));
+    }
+    assert_eq!(answers[0][0], 404);
+    assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:#?}");
+    for action in ["begin", "approve", "deny"] {
+        let script = "const token = document.querySelector('input[name=csrf]').value; \
+             const body = JSON.stringify({csrf: token, place: 'here', challenge: '0a', credential: '{}'}); \
+             const reply = await fetch(arguments[0], {method: 'POST', body, headers: {'content-type': 'application/json'}}); \
+             return reply.status";
+        browser.go(&site.url("/keys"));
+        let status = browser.script(script, &serde_json::json!([format!("{}/{action}", page.url)]));
+        assert_eq!(status, 404, "{action}");
+    }
+    // It stands still for whom it is for.
+    assert_eq!(agent.redeem(&page, None).0, 410);
+    sign_out(&browser);
+    browser.go(&page.url);
+    browser.fill("#user", "jerry");
+    browser.fill("#password", PASSWORD);
+    browser.press("main", "Sign in with your key");
+    browser.wait_for_heading(QUESTION);
+}
+
+#[test]
+fn where_the_key_must_know_its_user_a_bare_tap_is_not_enough() {
+    let Some((site, browser, agent)) = jerry() else { return };
+    let page = agent.wants("db/vault-db", 5432);
+    browser.go(&page.url);
+    browser.wait_for_heading("Open vault-db?");
+    browser.press("main", APPROVE);
+    assert!(browser.wait_for_text("[role=alert]").contains("No key answered"));
+    assert_eq!(agent.redeem(&page, None).0, 410);
+    assert!(site.audit("grant").is_empty());
+}

@@ -1,0 +1,153 @@
+//! `portlatch login` without `--native`: the real command, and the page that it opens.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use portlatch_tests::browser::chromium::{Authenticator, Chromium};
+use portlatch_tests::browser::site::Site;
+use portlatch_tests::lab::{binaries, wait_for};
+
+use super::people::{enrol, scene, sign_in, sign_out};
+
+/// A `portlatch login` that runs, and the page that it opened.
+struct Login {
+    process: Child,
+    url: String,
+}
+
+/// Starts it with a "browser" that writes down what it is to open, as a desktop would start the real one.
+fn start(site: &Site, name: &str, more: &[&str]) -> Login {
+    let home = site.agent_home(name);
+    let (browser, opened) = (home.join("browser"), home.join("opened"));
+    fs::write(&browser, format!("#!/bin/sh\nprintf %s \"$1\" >{0}.new\nmv {0}.new {0}\n", opened.display()))
+        .unwrap();
+    fs::set_permissions(&browser, fs::Permissions::from_mode(0o755)).unwrap();
+    let process = command(site, &home, more).env("BROWSER", &browser).spawn().unwrap();
+    let url = wait_for("the page to be opened", Duration::from_secs(10), || fs::read_to_string(&opened).ok());
+    Login { process, url }
+}
+
+fn command(site: &Site, home: &Path, more: &[&str]) -> Command {
+    let mut command = Command::new(binaries().join("portlatch"));
+    command.args(["login", "--proxy", &format!("localhost:{}", site.port), "--ca-pin", &site.pin]);
+    command
+        .args(more)
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("HOME", home)
+        .env("PORTLATCH_HOME", state(home));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn state(home: &Path) -> PathBuf {
+    let state = home.join("state");
+    fs::create_dir_all(&state).unwrap();
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o700)).unwrap();
+    state
+}
+
+fn finish(login: Login) -> (Option<i32>, String) {
+    let Output { status, stdout, stderr } = login.process.wait_with_output().unwrap();
+    let said = [stdout, stderr].map(|it| String::from_utf8_lossy(&it).into_owned()).concat();
+    (status.code(), said)
+}
+
+fn jerry() -> Option<(Site, Chromium)> {
+    let (site, browser) = scene()?;
+    enrol(&browser, &site.add_user("jerry", "anywhere"), Authenticator::Passkey);
+    sign_out(&browser);
+    Some((site, browser))
+}
+
+#[test]
+fn the_page_signs_in_on_this_machine_and_returns_to_the_command() {
+    let Some((site, browser)) = jerry() else { return };
+    let login = start(&site, "jerry", &[]);
+    browser.go(&login.url);
+    browser.wait_for_heading("Sign in on your device");
+    browser.picture("device-login");
+    browser.press("main", "Sign in with a passkey");
+    browser.wait_for_heading("Done");
+    assert!(browser.body().contains("close this window"));
+    browser.picture("device-login-done");
+    let (status, said) = finish(login);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.contains("Logged in to localhost as jerry"), "{said}");
+    // Signed in at the pages as well.
+    browser.go(&site.url("/keys"));
+    browser.wait_for_heading("Your keys");
+    let files = state(&site.agent_home("jerry"));
+    for file in ["login.key", "login.crt", "login.json"] {
+        assert_eq!(fs::metadata(files.join(file)).unwrap().permissions().mode() & 0o777, 0o600, "{file}");
+    }
+}
+
+#[test]
+fn without_a_browser_the_command_says_what_to_do_and_another_machine_can_do_it() {
+    let Some((site, browser)) = jerry() else { return };
+    let home = site.agent_home("headless");
+    let mut process = command(&site, &home, &["--user", "jerry"]).spawn().unwrap();
+    let (url, code) = read_invitation(&mut process);
+    browser.go(&url);
+    browser.press("main", "The program runs on another machine");
+    browser.picture("device-login-elsewhere");
+    browser.fill("#passkey-code", &code);
+    browser.press("main", "Sign in with a passkey");
+    browser.wait_for_heading("Approved");
+    let (status, said) = finish(Login { process, url });
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.contains("Logged in to localhost as jerry"), "{said}");
+}
+
+/// What the command says where there is no screen: the page, and the code.
+fn read_invitation(process: &mut Child) -> (String, String) {
+    use std::io::{BufRead as _, BufReader};
+    let mut said = String::new();
+    let mut lines = BufReader::new(process.stdout.take().unwrap());
+    while !said.contains("portlatch login --native") {
+        assert!(lines.read_line(&mut said).unwrap() > 0, "{said}");
+    }
+    let url = said.split("Open this page: ").nth(1).unwrap().split_whitespace().next().unwrap();
+    let code = said.split("type this code there: ").nth(1).unwrap().split_whitespace().next().unwrap();
+    let found = (url.to_owned(), code.to_owned());
+    process.stdout = Some(lines.into_inner());
+    found
+}
+
+#[test]
+fn a_denied_login_ends_the_command_at_once_and_another_user_cannot_answer_it() {
+    let Some((site, browser)) = jerry() else { return };
+    let login = start(&site, "denied", &[]);
+    browser.go(&login.url);
+    browser.press("main", "Refuse the device");
+    browser.wait_for_heading("Denied");
+    let (status, said) = finish(login);
+    assert_eq!(status, Some(3), "{said}");
+    assert!(said.contains("denied in the browser"), "{said}");
+
+    // Only whom the command named.
+    let login = start(&site, "kramers", &["--user", "kramer"]);
+    browser.go(&login.url);
+    browser.press("main", "Sign in with a passkey");
+    browser.wait_for_heading("That did not work");
+    assert!(browser.body().contains("Another user asked"), "{}", browser.body());
+    // Nobody was signed in by the way.
+    browser.go(&site.url("/keys"));
+    browser.wait_for_heading("Sign in");
+
+    // A role that keeps other machines out.
+    enrol(&browser, &site.add_user("kramer", "here"), Authenticator::Key);
+    sign_out(&browser);
+    browser.go(&format!("{}?runs=elsewhere", login.url));
+    browser.fill("#password-code", "0000");
+    sign_in(&browser, "kramer");
+    let said = browser.wait_for_text("form:has(#password) [role=alert]");
+    assert!(said.contains("not the code"), "{said}");
+    browser.press("main", "Refuse the device");
+    browser.wait_for_heading("Denied");
+    assert_eq!(finish(login).0, Some(3));
+}
