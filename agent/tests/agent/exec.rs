@@ -47,7 +47,7 @@ async fn one_tap_runs_a_command_for_each_resource() {
     agent.tunnel_for_command().await;
     let prompt = exec.sees("Tap your security key").await;
     assert!(prompt.contains("Tap your security key: portlatch exec sh -c "), "{prompt}");
-    assert!(prompt.contains("on 3 resources: billing-db, db-0, db-1 - 60 s left"), "{prompt}");
+    assert!(prompt.contains("on 3 resources: billing-db, db-0, db-1 - "), "{prompt}");
     exec.sees("Press Enter").await;
     exec.types("").await;
     exec.sees("Summary: 3 of 3 succeeded.").await;
@@ -235,7 +235,7 @@ async fn what_begins_after_the_tap_s_five_minutes_needs_another_one() {
     exec.sees("The tap serves no more: the rest needs another one").await;
     std::fs::write(gate, "").unwrap();
     agent.tunnel_for_command().await;
-    exec.sees("db-9 - 60 s left").await;
+    exec.sees("db-9 - ").await;
     exec.sees("Summary: 11 of 11 succeeded.").await;
     assert_eq!(machine.control.challenges(), 2);
 }

@@ -80,6 +80,20 @@ impl Tty {
         }
     }
 
+    /// Waits until the open prompt has so many seconds left, or fewer: a slow machine skips some.
+    pub(crate) async fn counts_down_to(&mut self, seconds: u64) {
+        let is_there = |row: &String| {
+            let left = row.rsplit("- ").next().and_then(|end| end.trim().strip_suffix(" s left"));
+            left.and_then(|left| left.parse().ok()).is_some_and(|left: u64| left <= seconds)
+        };
+        let counted = async {
+            while !self.screen().iter().any(is_there) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, counted).await.unwrap_or_else(|_| panic!("no countdown, but {:?}", self.screen()));
+    }
+
     /// Waits until the program has taken the terminal.
     pub(crate) async fn shows_nothing_yet(&mut self) {
         let taken = async {
