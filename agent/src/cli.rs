@@ -53,6 +53,9 @@ enum Command {
     Exec(Exec),
     /// Tap for a desktop, then open it with the RDP client that is installed
     Rdp(Rdp),
+    /// Tell which rule opens or refuses a port, whether a tap is needed, and what to do
+    #[command(after_help = WHY_HELP)]
+    Why(Why),
     /// Your security keys, passkeys and authenticator apps
     #[command(subcommand)]
     Mfa(Mfa),
@@ -141,6 +144,17 @@ pub(crate) struct Tap {
     /// How to prove presence, instead of as the login says
     #[arg(long, value_name = "MODE")]
     pub(crate) mfa_mode: Option<MfaMode>,
+}
+
+/// `portlatch why`.
+#[derive(Debug, Args)]
+pub(crate) struct Why {
+    /// `HOST[:PORT]`; the port may be left out where the resource has only one
+    #[arg(value_name = "HOST[:PORT]")]
+    pub(crate) target: String,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// `portlatch exec`.
@@ -265,6 +279,10 @@ Each command has PORTLATCH_HOST, PORTLATCH_PORT and PORTLATCH_NAME in its enviro
 PGPORT, for MySQL also MYSQL_HOST and MYSQL_TCP_PORT. Ten run at a time. Example:
   portlatch exec --kind db --labels env=prod --output-dir logs -- psql -c 'select 1'";
 
+/// What the end of a `why` says.
+const WHY_HELP: &str = "\
+Exit code: 0 if a connection may be made (after a tap, where one is needed), 3 if it is refused, 1 if nobody can tell.";
+
 /// Runs the command that the arguments name.
 pub(crate) fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -279,7 +297,9 @@ pub(crate) fn run() -> ExitCode {
     log.with_ansi(terminal::is_coloured(&std::io::stderr())).init();
     match start(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure @ (Failure::Unread | Failure::Said | Failure::Stopped(_))) => failure.exit_code(),
+        Err(failure @ (Failure::Unread | Failure::Said | Failure::Refused | Failure::Stopped(_))) => {
+            failure.exit_code()
+        }
         Err(failure) => {
             terminal::complain(&format!("portlatch: {failure}"));
             failure.exit_code()
@@ -314,6 +334,7 @@ fn start(command: Command) -> Result<(), Failure> {
                     split_port(&tap.target).map_err(|error| Failure::Usage(error.to_string()))?;
                 unless_stopped(commands::tap(&files, &host, port, tap.mfa_mode)).await
             }
+            Command::Why(why) => commands::why(&why, &files, &clock).await,
             Command::Exec(exec) => commands::exec(&exec, &files, &clock).await,
             Command::Rdp(rdp) => commands::rdp(&rdp, &files, &clock).await,
             Command::Mfa(mfa) => commands::mfa(&mfa, &files, &clock).await,
@@ -351,6 +372,8 @@ mod tests {
         assert!(Cli::try_parse_from(login).is_ok());
         assert!(Cli::try_parse_from(["portlatch", "status", "--json"]).is_ok());
         assert!(Cli::try_parse_from(["portlatch", "tap", "billing-db.corp.internal:5432"]).is_ok());
+        assert!(Cli::try_parse_from(["portlatch", "why", "billing-db.corp.internal:5432", "--json"]).is_ok());
+        assert!(Cli::try_parse_from(["portlatch", "why"]).is_err());
         assert!(Cli::try_parse_from(["portlatch", "login", "--proxy", "http://x"]).is_err());
         assert!(Cli::try_parse_from(["portlatch", "login", "--proxy", "x", "--ca-pin", "abc"]).is_err());
     }

@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use portlatch_clock::Clock;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
@@ -12,7 +13,9 @@ use crate::files::Files;
 use crate::keys::Key;
 use crate::keys::usb::UsbKeys;
 use crate::local::{Line, LocalError, Tell, Want};
+use crate::login::Login;
 use crate::service::Enter;
+use crate::status::rfc3339;
 use crate::terminal;
 
 mod agent;
@@ -28,6 +31,7 @@ mod screen;
 mod status;
 mod tap;
 mod watch;
+mod why;
 
 pub(crate) use agent::agent;
 pub(crate) use exec::{Labels, exec};
@@ -39,6 +43,7 @@ pub(crate) use rdp::rdp;
 pub(crate) use status::status;
 pub(crate) use tap::tap;
 pub(crate) use watch::watch;
+pub(crate) use why::why;
 
 /// Ends when the person or the system ends this command, with the signal that said so.
 ///
@@ -81,6 +86,19 @@ async fn ask_agent(files: &Files, want: &Want, time: Duration) -> Result<Option<
     line.writer.send(want).await?;
     let told = timeout(time, line.reader.next()).await.map_err(|_| LocalError::Silent)??;
     Ok(Some(told.ok_or(LocalError::Ended)?))
+}
+
+/// The login of this machine, whole and not over.
+fn current_login(files: &Files, clock: &Clock) -> Result<Login, Failure> {
+    let login = crate::login::read(files)?;
+    let login = login.ok_or_else(|| Failure::because("nobody is logged in: run `portlatch login`"))?;
+    match login.file.time_left(clock.time_of_day()) {
+        Some(_) => Ok(login),
+        None => Err(Failure::Failed(format!(
+            "your login ended at {}: run `portlatch login`",
+            rfc3339(login.file.expires)
+        ))),
+    }
 }
 
 fn print_json(value: &impl Serialize) -> Result<(), Failure> {

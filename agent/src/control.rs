@@ -10,7 +10,8 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use portlatch_clock::Clock;
 use portlatch_protocol::api::ceremony::{
-    CeremonyOutcome, CeremonyRequest, DeviceProof, MfaDevice, MfaDevices, PresenceProof,
+    CeremonyOutcome, CeremonyRequest, DeviceProof, ExecTarget, Explanation, MfaDevice, MfaDevices,
+    PresenceProof,
 };
 use portlatch_protocol::api::{
     AccessAnswer, AccessRequest, CATALOGUE_WAIT, Catalogue, Ceremony, LoginAnswer, LoginChallenge,
@@ -113,6 +114,11 @@ impl Control {
     /// Asks for a grant.
     pub(crate) async fn access(&self, request: &AccessRequest) -> Result<AccessAnswer, ApiError> {
         self.post_within("/v1/access", request, ACCESS_TIME).await
+    }
+
+    /// Asks which rule decides on a port.
+    pub(crate) async fn why(&self, target: &ExecTarget) -> Result<Explanation, ApiError> {
+        self.post("/v1/why", target).await
     }
 
     /// Has a challenge made.

@@ -25,6 +25,9 @@ pub(crate) enum Failure {
     /// It did not all work, and the person was told already.
     #[error("it did not all succeed")]
     Said,
+    /// What was asked about is refused, and the person was told so already.
+    #[error("it is refused")]
+    Refused,
     /// The person or the system ended it.
     #[error("stopped")]
     Stopped(SignalKind),
@@ -44,7 +47,7 @@ impl Failure {
         match self {
             Self::Failed(_) | Self::Unread | Self::Said => ExitCode::from(1),
             Self::Usage(_) => ExitCode::from(2),
-            Self::Denied(_) => ExitCode::from(3),
+            Self::Denied(_) | Self::Refused => ExitCode::from(3),
             // As shells count them.
             Self::Stopped(signal) => ExitCode::from(u8::try_from(128 + signal.as_raw_value()).unwrap_or(1)),
         }

@@ -18,6 +18,7 @@ mod absence;
 mod address;
 mod broker;
 mod browser;
+mod catalogue;
 mod ceremony;
 mod cli;
 mod code;

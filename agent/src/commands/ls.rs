@@ -9,13 +9,12 @@ use portlatch_protocol::ports::PortRange;
 use portlatch_protocol::resource::{MfaNeed, Resource};
 use serde::Serialize;
 
-use super::{AGENT_TIME, ask_agent, print_json, print_table};
+use super::{AGENT_TIME, ask_agent, current_login, print_json, print_table};
 use crate::cli::Output;
 use crate::control::Control;
 use crate::failure::Failure;
 use crate::files::Files;
 use crate::local::{Tell, Want};
-use crate::login;
 use crate::safe_text::safe;
 use crate::terminal::{complain, say};
 
@@ -75,9 +74,7 @@ pub(super) async fn catalogue(files: &Files, clock: &Clock) -> Result<Catalogue,
     {
         return Ok(*catalogue);
     }
-    let login = login::read(files)?;
-    let login = login.filter(|login| login.file.time_left(clock.time_of_day()).is_some());
-    let login = login.ok_or_else(|| Failure::because("nobody is logged in: run `portlatch login`"))?;
+    let login = current_login(files, clock)?;
     let catalogue = Control::for_login(&login, clock)?.catalogue(None).await?;
     catalogue.ok_or_else(|| Failure::because("the cluster has no list for you yet: try again"))
 }

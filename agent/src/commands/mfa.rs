@@ -9,13 +9,12 @@ use portlatch_protocol::api::ceremony::{
 use serde::Serialize;
 
 use super::asking::ask_person;
-use super::{print_json, print_table, unless_stopped};
+use super::{current_login, print_json, print_table, unless_stopped};
 use crate::cli::{Mfa, MfaChange, MfaList};
 use crate::control::Control;
 use crate::failure::Failure;
 use crate::files::Files;
 use crate::local::{LocalError, Tell, Want};
-use crate::login::{self, Login};
 use crate::mfa_mode::MfaMode;
 use crate::safe_text::safe;
 use crate::status::rfc3339;
@@ -70,11 +69,6 @@ pub(crate) async fn mfa(command: &Mfa, files: &Files, clock: &Clock) -> Result<(
             show_codes(&codes)
         }
     }
-}
-
-fn current_login(files: &Files, clock: &Clock) -> Result<Login, Failure> {
-    let login = login::read(files)?.filter(|login| login.file.time_left(clock.time_of_day()).is_some());
-    login.ok_or_else(|| Failure::because("nobody is logged in: run `portlatch login`"))
 }
 
 /// Has the agent ask for a proof of presence, and control make the change.

@@ -19,14 +19,19 @@ const SHOWN_REFUSALS: usize = 10;
 
 /// Shows how things are.
 pub(crate) async fn status(output: &Output, files: &Files, clock: &Clock) -> Result<(), Failure> {
-    let report = match ask_agent(files, &Want::Status, AGENT_TIME).await? {
-        Some(Tell::Status { report }) => report,
-        Some(_) => return Err(LocalError::NotUnderstood.into()),
-        None => without_agent(files, clock).await?,
-    };
+    let report = report(files, clock).await?;
     match output.json {
         true => print_json(&report.status),
         false => print(&report),
+    }
+}
+
+/// How things are, as the agent knows it; without an agent as the files and the daemon do.
+pub(super) async fn report(files: &Files, clock: &Clock) -> Result<StatusReport, Failure> {
+    match ask_agent(files, &Want::Status, AGENT_TIME).await? {
+        Some(Tell::Status { report }) => Ok(report),
+        Some(_) => Err(LocalError::NotUnderstood.into()),
+        None => without_agent(files, clock).await,
     }
 }
 

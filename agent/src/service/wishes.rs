@@ -2,13 +2,12 @@
 
 use portlatch_protocol::api::Catalogue;
 use portlatch_protocol::api::ceremony::{DeviceChange, ExecTarget};
-use portlatch_protocol::names::Hostname;
-use portlatch_protocol::resource::Resource;
 use tokio::sync::mpsc;
 
 use super::access::{Origin, Request, Stage};
 use super::{Service, Trouble};
 use crate::broker::Subject;
+use crate::catalogue::find;
 use crate::identify::Program;
 use crate::local::Tell;
 use crate::mfa_mode::MfaMode;
@@ -118,14 +117,4 @@ impl Service {
         }
         Ok((Subject::Port { resource: resource.id.clone(), port }, safe(host)))
     }
-}
-
-/// The resource with this host name or, failing that, of this name.
-fn find<'c>(catalogue: &'c Catalogue, host: &str) -> Option<&'c Resource> {
-    let by_host = host.parse::<Hostname>().ok().and_then(|host| {
-        let exact = |resource: &&Resource| resource.host.as_str() == host.as_str();
-        let matching = |resource: &&Resource| resource.host.matches(&host);
-        catalogue.resources.iter().find(exact).or_else(|| catalogue.resources.iter().find(matching))
-    });
-    by_host.or_else(|| catalogue.resources.iter().find(|resource| resource.id.name.as_str() == host))
 }

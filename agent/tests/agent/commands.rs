@@ -2,19 +2,10 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use crate::support::{Machine, inode};
+use crate::support::{Machine, complaint, inode, text};
 use portlatch_protocol::attach::{AttachRefusal, HeldGrant, Refusal, ToAgent, ToDaemon, VERSION};
 use portlatch_protocol::refusal::RefusalReason;
 use serde_json::json;
-
-/// What the command says went wrong; the test clock's warning stands before it.
-fn complaint(output: &std::process::Output) -> String {
-    text(&output.stderr).lines().last().unwrap_or_default().to_owned()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
 
 #[tokio::test]
 async fn a_login_is_kept_for_its_owner_alone() {

@@ -15,3 +15,4 @@ mod prompts;
 mod rdp;
 mod support;
 mod terminal;
+mod why;

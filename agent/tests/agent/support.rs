@@ -164,10 +164,16 @@ impl Machine {
         Person { child, stdin, lines }
     }
 
+    /// Moves the clock that commands start with.
+    #[cfg(feature = "test-clock")]
+    pub(crate) fn set_clock(&self, seconds: u64) {
+        std::fs::write(self.offset_file(), seconds.to_string()).unwrap();
+    }
+
     /// Moves the clock of a process that this machine started.
     #[cfg(feature = "test-clock")]
     pub(crate) fn move_clock(&self, person: &Person, seconds: u64) {
-        std::fs::write(self.offset_file(), seconds.to_string()).unwrap();
+        self.set_clock(seconds);
         person.signal(rustix::process::Signal::USR1);
     }
 
@@ -270,6 +276,16 @@ impl Program {
     pub(crate) fn pid(&self) -> u32 {
         self.child.id().unwrap()
     }
+}
+
+/// What the command says went wrong; the test clock's warning stands before it.
+pub(crate) fn complaint(output: &Output) -> String {
+    text(&output.stderr).lines().last().unwrap_or_default().to_owned()
+}
+
+/// Output as text.
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// The inode of a socket of this process.

@@ -14,12 +14,11 @@ use hyper_util::rt::TokioIo;
 use p256::ecdsa::signature::Verifier as _;
 use p256::ecdsa::{Signature, VerifyingKey};
 use portlatch_protocol::api::ceremony::{
-    CeremonyOutcome, CeremonyPurpose, CeremonyRequest, DeviceChange, ExecTarget, MfaDevice, MfaDeviceKind,
-    MfaDevices,
+    CeremonyOutcome, CeremonyPurpose, CeremonyRequest, ExecTarget, MfaDevice, MfaDeviceKind, MfaDevices,
 };
 use portlatch_protocol::api::{
-    ALPN, AccessAnswer, AccessRequest, Catalogue, Ceremony, ClientDataContext, IssuedGrant, LoginGranted,
-    Secret, TunnelCertificate,
+    ALPN, AccessAnswer, AccessRequest, Catalogue, Ceremony, ClientDataContext, LoginGranted,
+    TunnelCertificate,
 };
 use portlatch_protocol::identity::IdentityKind;
 use portlatch_protocol::names::Hostname;
@@ -39,6 +38,10 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
+
+mod answers;
+
+use answers::{device, explanation, grant, outcome};
 
 /// The name by which the loopback is reached; a relying party must have one.
 const CLUSTER: &str = "localhost";
@@ -286,6 +289,9 @@ impl State {
             }
             (Method::GET, ["v1", "catalogue"]) => self.catalogue(parts.uri.query()).await,
             (Method::POST, ["v1", "access"]) => self.access(&serde_json::from_value(body).unwrap()),
+            (Method::POST, ["v1", "why"]) => {
+                reply(StatusCode::OK, &json!(explanation(&serde_json::from_value(body).unwrap())))
+            }
             (Method::POST, ["v1", "ceremonies"]) => {
                 self.story.lock().unwrap().made += 1;
                 let request: CeremonyRequest = serde_json::from_value(body).unwrap();
@@ -509,65 +515,4 @@ impl State {
             false => problem(StatusCode::FORBIDDEN, "bad_assertion"),
         }
     }
-}
-
-/// What a good tap brings.
-fn outcome(story: &mut Story, purpose: CeremonyPurpose) -> CeremonyOutcome {
-    let amr = ["hwk", "user"];
-    match purpose {
-        CeremonyPurpose::Open(_) => CeremonyOutcome::Granted(grant(&amr)),
-        CeremonyPurpose::Exec(exec) => {
-            story.remembered.extend(exec.targets);
-            CeremonyOutcome::Remembered { expires_in: 300, amr: amr.map(str::to_owned).to_vec() }
-        }
-        CeremonyPurpose::ManageDevices(change) => changed(story, change),
-    }
-}
-
-fn changed(story: &mut Story, change: DeviceChange) -> CeremonyOutcome {
-    let next = format!("{:02x}", story.devices.len() + story.enrolling.len() + 0x20);
-    let ceremony = next.parse().unwrap();
-    match change {
-        DeviceChange::AddKey { name } => {
-            story.enrolling.push((next, MfaDeviceKind::SecurityKey, name));
-            CeremonyOutcome::EnrolKey { ceremony, options: creation_options(), expires_in: 120 }
-        }
-        DeviceChange::AddApp { name } => {
-            story.enrolling.push((next, MfaDeviceKind::App, name));
-            let uri = format!("otpauth://totp/{CLUSTER}:jerry?secret=JBSWY3DPEHPK3PXP&issuer={CLUSTER}");
-            CeremonyOutcome::EnrolApp { ceremony, uri: Secret(uri), expires_in: 120 }
-        }
-        DeviceChange::Remove { device } => {
-            story.devices.retain(|known| known.id != device);
-            CeremonyOutcome::Done
-        }
-        DeviceChange::Rename { device, name } => {
-            let known = story.devices.iter_mut().find(|known| known.id == device).unwrap();
-            known.name = name;
-            CeremonyOutcome::Done
-        }
-        DeviceChange::RecoveryCodes => {
-            story.recovery_codes = (0..10).map(|n| format!("abcd-efgh-{n}")).collect();
-            let codes = story.recovery_codes.iter().cloned().map(Secret).collect();
-            CeremonyOutcome::RecoveryCodes { codes }
-        }
-    }
-}
-
-fn creation_options() -> Value {
-    json!({"publicKey": {
-        "challenge": "AAAA", "rp": {"name": "Portlatch", "id": CLUSTER},
-        "user": {"id": "AAAA", "name": "jerry", "displayName": "jerry"},
-        "pubKeyCredParams": [{"type": "public-key", "alg": -7}],
-    }})
-}
-
-fn device(id: &str, kind: MfaDeviceKind, name: &str) -> MfaDevice {
-    let id = id.parse().unwrap();
-    MfaDevice { id, kind, name: name.to_owned(), created: 1_700_000_000, last_used: None }
-}
-
-fn grant(amr: &[&str]) -> IssuedGrant {
-    let amr = amr.iter().map(|method| (*method).to_owned()).collect();
-    IssuedGrant { id: "0b".parse().unwrap(), token: "header.claims.signature".into(), expires_in: 300, amr }
 }
