@@ -129,6 +129,8 @@ enum Access {
         request: u64,
         waiting: Vec<WaiterId>,
         prompt_on: PromptOn,
+        /// The agent has opened its prompt, and said how long that has.
+        is_open: bool,
         give_up_at: BootTime,
     },
     Granted {
@@ -223,14 +225,18 @@ impl Tracker {
     /// The agent says that control wants a tap.
     pub fn handle_tap_needed(&mut self, request: u64, now: BootTime) {
         let Some(key) = self.requests.get(&request).cloned() else { return };
+        let room = MAX_WAITING_AT_PORT.min(MAX_WAITING.saturating_sub(self.tapping()));
         match self.ports.get_mut(&key) {
+            // Nobody may wait for the tap, so nobody is bothered.
+            Some(Access::Asked { .. }) if room == 0 => {
+                self.end_request(request, &key, RefusalReason::Limit, None);
+            }
             Some(Access::Asked { waiting, prompt_on, .. }) => {
                 let (mut waiting, prompt_on) = (std::mem::take(waiting), *prompt_on);
                 if waiting.is_empty() {
                     // Whoever asked has gone already: nobody is bothered.
                     return self.end_request(request, &key, RefusalReason::TimedOut, None);
                 }
-                let room = MAX_WAITING_AT_PORT.min(MAX_WAITING.saturating_sub(self.tapping()));
                 let over = waiting.split_off(room.min(waiting.len()));
                 let refused = Verdict::Refused(RefusalReason::Limit);
                 self.events.extend(over.into_iter().map(|flow| Event::Verdict(flow, refused.clone())));
@@ -240,7 +246,8 @@ impl Tracker {
                     self.events.push_back(Event::TunnelNeeded { request, resource: key.resource.clone() });
                 }
                 let give_up_at = now + QUEUE_DEADLINE;
-                self.ports.insert(key, Access::Tapping { request, waiting, prompt_on, give_up_at });
+                let tapping = Access::Tapping { request, waiting, prompt_on, is_open: false, give_up_at };
+                self.ports.insert(key, tapping);
             }
             // The policy changed under a grant that serves: it goes on serving, and the next flow after it asks anew.
             Some(Access::Granted { renewal, .. }) => {
@@ -267,10 +274,11 @@ impl Tracker {
         self.end_request(request, &key, RefusalReason::NoProxy, None);
     }
 
-    /// The agent's prompt is open and has this long.
+    /// The agent's prompt is open and has this long. It opens once: whoever waits for it waits no longer than that.
     pub fn handle_prompt_opened(&mut self, request: u64, length: Duration, now: BootTime) {
         let Some(key) = self.requests.get(&request) else { return };
-        if let Some(Access::Tapping { give_up_at, .. }) = self.ports.get_mut(key) {
+        if let Some(Access::Tapping { give_up_at, is_open: is_open @ false, .. }) = self.ports.get_mut(key) {
+            *is_open = true;
             *give_up_at = now + length.min(QUEUE_DEADLINE) + PROMPT_SLACK;
         }
     }
@@ -292,9 +300,12 @@ impl Tracker {
         }
         let until = now + grant.expires_in.min(portlatch_protocol::grant::MAX_LIFETIME);
         let granted = Access::Granted { grant: grant.clone(), until, renewal: None };
-        match self.ports.insert(key, granted) {
-            Some(Access::Asked { request, waiting, .. } | Access::Tapping { request, waiting, .. }) => {
-                self.requests.remove(&request);
+        let before = self.ports.insert(key, granted);
+        if let Some(request) = before.as_ref().and_then(Access::request) {
+            self.give_up(request);
+        }
+        match before {
+            Some(Access::Asked { waiting, .. } | Access::Tapping { waiting, .. }) => {
                 let told =
                     waiting.into_iter().map(|flow| Event::Verdict(flow, Verdict::Granted(grant.clone())));
                 self.events.extend(told);
@@ -322,10 +333,11 @@ impl Tracker {
         if let Some(Access::Granted { grant, renewal, .. }) = self.ports.get(key)
             && grant.token == token
         {
-            if let Some(renewal) = renewal {
-                self.requests.remove(&renewal.request);
-            }
+            let renewal = renewal.map(|renewal| renewal.request);
             self.ports.remove(key);
+            if let Some(request) = renewal {
+                self.give_up(request);
+            }
         }
     }
 
@@ -431,13 +443,16 @@ impl Tracker {
             Some(access) if access.ends_at() > now => {}
             Some(Access::Granted { until, renewal: renewal @ Some(_), .. }) if *until > now => {
                 // Only the renewal is out of time.
-                let lapsed = renewal.take();
-                self.requests.retain(|request, _| lapsed.is_none_or(|renewal| renewal.request != *request));
+                if let Some(lapsed) = renewal.take() {
+                    self.give_up(lapsed.request);
+                }
             }
             Some(Access::Granted { renewal, .. }) => {
                 let lapsed = renewal.map(|renewal| renewal.request);
-                self.requests.retain(|request, _| Some(*request) != lapsed);
                 self.ports.remove(key);
+                if let Some(request) = lapsed {
+                    self.give_up(request);
+                }
             }
             Some(Access::Resting { .. }) => {
                 self.ports.remove(key);
@@ -447,6 +462,13 @@ impl Tracker {
                 self.end_request(request, &key.clone(), RefusalReason::TimedOut, Some(now + REST));
             }
             None => {}
+        }
+    }
+
+    /// Forgets a request whose answer nobody waits for any more, if the agent has not answered it.
+    fn give_up(&mut self, request: u64) {
+        if self.requests.remove(&request).is_some() {
+            self.events.push_back(Event::Cancel(request, RefusalReason::TimedOut));
         }
     }
 
@@ -470,6 +492,15 @@ impl Tracker {
 }
 
 impl Access {
+    /// The request that the agent has not answered.
+    fn request(&self) -> Option<u64> {
+        match self {
+            Self::Asked { request, .. } | Self::Tapping { request, .. } => Some(*request),
+            Self::Granted { renewal, .. } => renewal.map(|renewal| renewal.request),
+            Self::Resting { .. } => None,
+        }
+    }
+
     fn ends_at(&self) -> BootTime {
         match self {
             Self::Asked { give_up_at, .. } | Self::Tapping { give_up_at, .. } => *give_up_at,

@@ -1,7 +1,8 @@
-//! The tracker, driven by hand-moved time; and any order of events (mfa.md's case list, G).
+//! The tracker, driven by hand-moved time; and any order of events.
 
 use super::*;
-use proptest::prelude::*;
+
+mod any_order;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -290,87 +291,4 @@ fn a_status_with_every_grant_and_refusal_fits_a_frame() {
         flows: u32::MAX,
     };
     assert!(encode(&ToAgent::Status(status), MAX_LOCAL_FRAME).is_ok());
-}
-
-#[derive(Debug, Clone)]
-enum Step {
-    Flow(u16),
-    FlowGone(u64),
-    TapNeeded(u64),
-    TunnelUp(u64),
-    NoTunnel(u64),
-    PromptOpened(u64),
-    Granted(u64),
-    Refused(u64),
-    GrantEnded(u16),
-    FirstRequest(u16),
-    ForgetTaps,
-    Wait(u64),
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let request = 0_u64..12;
-    prop_oneof![
-        (1_u16..4).prop_map(Step::Flow),
-        (0_u64..40).prop_map(Step::FlowGone),
-        request.clone().prop_map(Step::TapNeeded),
-        request.clone().prop_map(Step::TunnelUp),
-        request.clone().prop_map(Step::NoTunnel),
-        request.clone().prop_map(Step::PromptOpened),
-        request.clone().prop_map(Step::Granted),
-        request.prop_map(Step::Refused),
-        (1_u16..4).prop_map(Step::GrantEnded),
-        (1_u16..4).prop_map(Step::FirstRequest),
-        Just(Step::ForgetTaps),
-        (0_u64..200).prop_map(Step::Wait),
-    ]
-}
-
-proptest! {
-    /// In any order of events: every flow that waits gets exactly one last word, and nothing is left at the end.
-    #[test]
-    fn every_flow_gets_one_last_word(steps in proptest::collection::vec(step(), 1..60)) {
-        let (mut tracker, mut now) = start();
-        let (mut ports, mut gone) = (Vec::new(), Vec::new());
-        let mut last_words = HashMap::<u64, u32>::new();
-        for step in steps {
-            match step {
-                Step::Flow(port) => {
-                    // The third port is a desktop's.
-                    let prompt_on = if port == 3 { PromptOn::FirstRequest } else { PromptOn::Syn };
-                    flow_prompting_on(prompt_on, &mut tracker, port, ports.len() as u64, now);
-                    ports.push(port);
-                }
-                Step::FlowGone(id) => if let Some(port) = ports.get(id as usize) {
-                    tracker.handle_flow_gone(&key(*port), WaiterId(id));
-                    gone.push(id);
-                },
-                Step::TapNeeded(request) => tracker.handle_tap_needed(request, now),
-                Step::TunnelUp(request) => tracker.handle_tunnel_up(request),
-                Step::NoTunnel(request) => tracker.handle_no_tunnel(request),
-                Step::PromptOpened(request) => tracker.handle_prompt_opened(request, MINUTE, now),
-                Step::Granted(request) => tracker.handle_granted(request, grant(&[]), now),
-                Step::Refused(request) => tracker.handle_refused(request, RefusalReason::Denied, now),
-                Step::FirstRequest(port) => tracker.handle_first_request(&key(port)),
-                Step::ForgetTaps => tracker.forget_taps(),
-                Step::GrantEnded(port) => tracker.handle_grant_ended(&key(port), "t"),
-                Step::Wait(seconds) => now = now + Duration::from_secs(seconds),
-            }
-            tracker.handle_timeout(now);
-            for (id, verdict) in verdicts(&events(&mut tracker)) {
-                *last_words.entry(id).or_default() += u32::from(verdict != Verdict::TapNeeded);
-            }
-        }
-        while let Some(deadline) = tracker.poll_timeout() {
-            tracker.handle_timeout(deadline);
-        }
-        for (id, verdict) in verdicts(&events(&mut tracker)) {
-            *last_words.entry(id).or_default() += u32::from(verdict != Verdict::TapNeeded);
-        }
-        prop_assert!(tracker.ports.is_empty() && tracker.requests.is_empty());
-        for id in 0..ports.len() as u64 {
-            let words = last_words.get(&id).copied().unwrap_or(0);
-            prop_assert!(words == 1 || (words == 0 && gone.contains(&id)), "flow {id} got {words} last words");
-        }
-    }
 }
