@@ -144,7 +144,8 @@ impl Conversation {
             | ToAgent::Cancel(..)
             | ToAgent::Waiting(..)
             | ToAgent::Refusal(_)
-            | ToAgent::Status(_) => Err(DaemonError::Ended),
+            | ToAgent::Status(_)
+            | ToAgent::Machine(_) => Err(DaemonError::Ended),
         }
     }
 }

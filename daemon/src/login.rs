@@ -189,7 +189,8 @@ impl Login {
             | ToDaemon::TunnelCertificate(_)
             | ToDaemon::Catalogue(_)
             | ToDaemon::Detach
-            | ToDaemon::StatusWanted => {}
+            | ToDaemon::StatusWanted
+            | ToDaemon::MachineWanted => {}
         }
         drop(tracker);
         self.carry_out();

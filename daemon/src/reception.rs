@@ -24,6 +24,9 @@ use crate::worker::Command;
 mod attach;
 mod conversation;
 mod frames;
+mod machine;
+
+pub(crate) use machine::Machine;
 
 /// Connections of one user: an agent, a few commands (reliability.md 2.4).
 const MAX_PER_USER: usize = 8;
@@ -48,6 +51,7 @@ struct Desk {
     serials: Arc<Mutex<u64>>,
     /// What the system's resolver is told: with the zones that root listed by now.
     names: Arc<watch::Sender<NameServicePlan>>,
+    machine: Machine,
     stopping: CancellationToken,
 }
 
@@ -68,6 +72,7 @@ impl Reception {
         commands: mpsc::Sender<Command>,
         clock: Clock,
         names: NameServicePlan,
+        machine: Machine,
         stopping: CancellationToken,
     ) -> io::Result<(Self, watch::Receiver<NameServicePlan>)> {
         if let Some(directory) = path.parent() {
@@ -80,7 +85,8 @@ impl Reception {
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
         let (names, plans) = watch::channel(names);
-        let desk = Desk { state, commands, clock, serials: Arc::default(), names: names.into(), stopping };
+        let serials = Arc::default();
+        let desk = Desk { state, commands, clock, serials, names: names.into(), machine, stopping };
         Ok((Self { listener, path: path.to_owned(), desk, visitors: Arc::default() }, plans))
     }
 

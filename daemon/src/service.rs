@@ -25,7 +25,7 @@ use crate::flow::Memory;
 use crate::os::name_service::{NameService, NameServiceOptions, NameServicePlan};
 use crate::os::sock_diag::{SocketOwners, destroy_sockets};
 use crate::os::{Findings, Ipv6State, NetworkPlan, PacketGuard, RingSlab, StateDir};
-use crate::reception::{Reception, trusted_zones};
+use crate::reception::{Machine, Reception, trusted_zones};
 use crate::trust::{Trust, TrustFile};
 use crate::tun::{Tun, TunOptions};
 use crate::worker::{self, Command, MAX_COMMANDS, NamingParts, WorkerParts};
@@ -57,20 +57,29 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let clock = Clock::system();
     let stopping = CancellationToken::new();
     let trust = TrustFile::read(&state)?;
-    let Machine { tun, plan, own_addresses, name_service, naming_plan, guard } =
-        Machine::prepare(&config, &state, &trust).await?;
+    let Prepared { tun, plan, own_addresses, name_service, naming_plan, guard, findings } =
+        Prepared::prepare(&config, &state, &trust).await?;
 
     let parts = parts(tun, &plan, &config, &state, trusted_zones(&trust), &clock)?;
     let (commands, inbox) = mpsc::channel(MAX_COMMANDS);
     let mut worker = Worker::start(parts, inbox, &stopping)?;
-    let bound =
-        Reception::bind(&config.socket, state, commands.clone(), clock, naming_plan, stopping.clone());
+    let (name_findings, of_names) = watch::channel(name_service.findings().clone());
+    let machine = Machine::new(plan.range4, findings, of_names);
+    let bound = Reception::bind(
+        &config.socket,
+        state,
+        commands.clone(),
+        clock,
+        naming_plan,
+        machine,
+        stopping.clone(),
+    );
     let (reception, name_plans) =
         bound.with_context(|| format!("listening at {}", config.socket.display()))?;
     let (upstream_sender, upstreams) = watch::channel(Vec::new());
     let mut tasks = JoinSet::new();
     tasks.spawn(reception.serve());
-    tasks.spawn(name_service.serve(name_plans, upstream_sender, stopping.clone()));
+    tasks.spawn(name_service.serve(name_plans, upstream_sender, name_findings, stopping.clone()));
     tasks.spawn(feed(commands, upstreams, stopping.clone()));
     tasks.spawn(keep(plan.clone(), stopping.clone()));
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -93,16 +102,18 @@ async fn serve(config: Config) -> anyhow::Result<()> {
 }
 
 /// What is ours of this machine while we run.
-struct Machine {
+struct Prepared {
     tun: Tun,
     plan: NetworkPlan,
     own_addresses: Vec<IpAddr>,
     name_service: NameService,
     naming_plan: NameServicePlan,
     guard: Option<PacketGuard>,
+    /// Those of the name service apart.
+    findings: Findings,
 }
 
-impl Machine {
+impl Prepared {
     async fn prepare(config: &Config, state: &StateDir, trust: &Trust) -> anyhow::Result<Self> {
         let mut findings = Findings::default();
         let tun = Tun::open(TunOptions { name: &config.interface, ..TunOptions::default() })?;
@@ -136,9 +147,11 @@ impl Machine {
         if applied.ipv6 == Ipv6State::Off {
             plan.range6 = None;
         }
-        findings.extend(name_service.findings().clone());
         findings.log();
-        Ok(Self { tun, plan, own_addresses, name_service, naming_plan, guard })
+        // By the time that somebody asks, it was tried again.
+        findings.remove("dns");
+        name_service.findings().log();
+        Ok(Self { tun, plan, own_addresses, name_service, naming_plan, guard, findings })
     }
 }
 

@@ -19,6 +19,7 @@
 //!
 //! No path, command or interface name crosses here (invariant 5), and no login key, code or assertion.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use minicbor::{Decode, Encode};
@@ -76,6 +77,9 @@ pub enum ToDaemon {
     /// The screen was locked or the machine woke up: forget the grants that a tap brought; running flows go on.
     #[n(12)]
     ForgetGrants,
+    /// Asks for `Machine`; needs no attach.
+    #[n(13)]
+    MachineWanted,
 }
 
 /// From the daemon to an agent (or a `portlatch` command).
@@ -111,6 +115,9 @@ pub enum ToAgent {
     /// The answer to `StatusWanted`.
     #[n(9)]
     Status(#[n(0)] Status),
+    /// The answer to `MachineWanted`.
+    #[n(10)]
+    Machine(#[n(0)] Machine),
 }
 
 /// Who speaks.
@@ -285,6 +292,42 @@ pub struct Status {
     pub flows: u32,
 }
 
+/// What the daemon knows of the machine, for `portlatch doctor`. Every local user may ask.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Machine {
+    /// The range of our names' addresses.
+    #[n(0)]
+    pub network: Ipv4Addr,
+    /// The length of its prefix.
+    #[n(1)]
+    pub prefix_length: u8,
+    /// What works less well than it could.
+    #[n(2)]
+    pub findings: Vec<Finding>,
+}
+
+impl Machine {
+    /// Whether an address is one of our names'.
+    pub fn contains(&self, address: Ipv4Addr) -> bool {
+        let mask = u32::MAX.checked_shl(32_u32.saturating_sub(u32::from(self.prefix_length))).unwrap_or(0);
+        address.to_bits() & mask == self.network.to_bits() & mask
+    }
+}
+
+/// One thing of the machine that a person should know.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Finding {
+    /// What it is about, in a word.
+    #[n(0)]
+    pub subject: String,
+    /// What is wrong.
+    #[n(1)]
+    pub what: String,
+    /// What to do about it.
+    #[n(2)]
+    pub advice: String,
+}
+
 /// A grant in the daemon's memory, as status shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct HeldGrant {
@@ -345,6 +388,17 @@ mod tests {
             is_last: false,
         };
         assert!(frame::encode(&ToDaemon::Catalogue(part), frame::MAX_LOCAL_FRAME).is_ok());
+    }
+
+    #[test]
+    fn a_range_ends_where_its_prefix_says() {
+        let contains = |prefix_length, address: [u8; 4]| {
+            let network = Ipv4Addr::new(198, 18, 0, 0);
+            Machine { network, prefix_length, findings: vec![] }.contains(address.into())
+        };
+        assert!(contains(16, [198, 18, 255, 255]) && !contains(16, [198, 19, 0, 0]));
+        assert!(contains(0, [1, 1, 1, 1]) && contains(32, [198, 18, 0, 0]) && !contains(32, [198, 18, 0, 1]));
+        assert!(!contains(200, [198, 18, 0, 1]), "a prefix of nonsense does no harm");
     }
 
     #[test]

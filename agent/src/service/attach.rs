@@ -153,7 +153,7 @@ impl Service {
             ToAgent::Waiting(request, programs) => self.handle_waiting(request, programs),
             ToAgent::Refusal(refusal) => self.handle_refusal(refusal),
             ToAgent::Status(status) => self.handle_status(status),
-            ToAgent::Welcome(_) => tracing::debug!("a second welcome"),
+            ToAgent::Welcome(_) | ToAgent::Machine(_) => tracing::debug!("a word that was not asked for"),
         }
     }
 

@@ -50,6 +50,7 @@ async fn talk(
     loop {
         match incoming.next_within(IDLE_DEADLINE).await? {
             ToDaemon::StatusWanted => outgoing.send(&ToAgent::Status(status(desk, peer).await?)).await?,
+            ToDaemon::MachineWanted => outgoing.send(&ToAgent::Machine(desk.machine.describe())).await?,
             ToDaemon::Attach(offer) => match attach::attach(offer, incoming, outgoing, peer, desk).await? {
                 Some(attached) => return stay(attached, incoming, outgoing, peer, desk).await,
                 None => return Ok(()),
@@ -99,6 +100,7 @@ async fn stay(
                     }
                 }
                 ToDaemon::StatusWanted => outgoing.send(&ToAgent::Status(status(desk, peer).await?)).await?,
+                ToDaemon::MachineWanted => outgoing.send(&ToAgent::Machine(desk.machine.describe())).await?,
                 ToDaemon::Detach => return Ok(()),
                 message @ (ToDaemon::TapNeeded(_)
                 | ToDaemon::PromptOpened(..)
@@ -144,21 +146,27 @@ mod tests {
     use tokio::sync::{mpsc, watch};
     use tokio_util::sync::CancellationToken;
 
+    use super::super::machine::Machine;
     use super::*;
-    use crate::os::StateDir;
     use crate::os::name_service::NameServicePlan;
+    use crate::os::ranges::Range4;
+    use crate::os::{Findings, StateDir};
 
     /// All that the daemon says to a peer that sends these messages, until it hangs up.
     async fn answers_to(messages: &[ToDaemon]) -> Vec<ToAgent> {
         let directory = tempfile::tempdir().unwrap();
         let plan =
             NameServicePlan { ifindex: 1, dns: vec![], zones: vec![], reverse: vec![], search: vec![] };
+        let range = Range4::new([198, 18, 0, 0].into(), 16).unwrap();
+        let mut names = Findings::default();
+        names.add("dns", "no resolver", "start one");
         let desk = Desk {
             state: StateDir::open(directory.path()).unwrap(),
             commands: mpsc::channel(1).0,
             clock: Clock::movable().0,
             serials: Arc::default(),
             names: Arc::new(watch::channel(plan).0),
+            machine: Machine::new(range, Findings::default(), watch::channel(names).1),
             stopping: CancellationToken::new(),
         };
         let (mut ours, theirs) = UnixStream::pair().unwrap();
@@ -183,6 +191,15 @@ mod tests {
             answers[..],
             [ToAgent::Welcome(_), ToAgent::AttachRefused(AttachRefusal::Version, _)]
         ));
+    }
+
+    #[tokio::test]
+    async fn whoever_asks_is_told_of_the_machine() {
+        let hello = ToDaemon::Hello(Hello { version: VERSION, pid: 1 });
+        let answers = answers_to(&[hello, ToDaemon::MachineWanted, ToDaemon::TapNeeded(1)]).await;
+        let [ToAgent::Welcome(_), ToAgent::Machine(machine)] = &answers[..] else { panic!("{answers:?}") };
+        assert_eq!((machine.network, machine.prefix_length), ([198, 18, 0, 0].into(), 16));
+        assert_eq!(machine.findings[0].what, "no resolver");
     }
 
     #[tokio::test]

@@ -286,7 +286,12 @@ fn systemd_resolved_sends_us_our_zones_and_nothing_else() {
         let (plans, plan_receiver) = watch::channel(wanted.clone());
         let (upstreams, _servers) = watch::channel(Vec::new());
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(service.serve(plan_receiver, upstreams, stop.clone()));
+        let serving = tokio::spawn(service.serve(
+            plan_receiver,
+            upstreams,
+            watch::channel(Findings::default()).0,
+            stop.clone(),
+        ));
         bus.restart_resolved();
         wait_until(&bus, |status| {
             status.contains("DNS Servers: 198.18.0.2") && status.contains("~corp.internal")

@@ -250,12 +250,13 @@ impl NameService {
         }
     }
 
-    /// Keeps the system's resolver at the newest plan, and `upstreams` at the machine's resolvers, until `stop`; then
-    /// takes our part away.
+    /// Keeps the system's resolver at the newest plan, `upstreams` at the machine's resolvers and `findings` at what a
+    /// person should know, until `stop`; then takes our part away.
     pub async fn serve(
         mut self,
         mut plans: watch::Receiver<NameServicePlan>,
         upstreams: watch::Sender<Vec<SocketAddr>>,
+        findings: watch::Sender<Findings>,
         stop: CancellationToken,
     ) {
         loop {
@@ -266,6 +267,7 @@ impl NameService {
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(error, "the system's resolver does not know our zones");
             }
+            findings.send_replace(self.findings.clone());
             let servers = self.upstreams().await;
             upstreams.send_if_modified(|known| {
                 let is_new = *known != servers;
