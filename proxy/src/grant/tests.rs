@@ -65,6 +65,7 @@ fn a_good_grant_is_verified() {
     assert_eq!(grant.claims(), &case.claims());
 }
 
+// A 2, A 3, A 8.
 #[test]
 fn a_grant_for_something_else_is_refused() {
     let case = Case::new();
@@ -143,6 +144,7 @@ fn a_grant_ends_with_no_more_leeway_than_the_stated() {
     assert_eq!(case.fault_of_claims(|claims| claims.exp = i64::MAX), Some(GrantFault::TooLongLived));
 }
 
+// A 10.
 #[test]
 fn a_grant_that_control_did_not_sign_is_refused() {
     let case = Case::new();
@@ -153,6 +155,7 @@ fn a_grant_that_control_did_not_sign_is_refused() {
     assert_eq!(case.fault_of_header(|header| header.kid = None), Some(GrantFault::UnknownKey));
 }
 
+// A 10.
 #[test]
 fn a_grant_with_any_character_altered_is_refused() {
     let case = Case::new();
@@ -192,6 +195,7 @@ fn other_algorithms_are_refused() {
     assert_eq!(case.verify(&format!("{none}.{body}.")).err(), Some(GrantFault::Malformed));
 }
 
+// A 9.
 #[test]
 fn what_control_takes_back_is_refused() {
     let case = Case::new();
@@ -225,4 +229,16 @@ fn gone_resources_and_ended_logins_are_refused() {
     assert_eq!(case.verify(&token).err(), Some(GrantFault::ResourceGone));
     case.tell(Change::LoginEnded(login().login));
     assert_eq!(case.verify(&token).err(), Some(GrantFault::LoginEnded));
+}
+
+// A 7: at 4:59.9 and not at 5:00.1, which at a proxy is 5:05.1; however often it is used.
+#[test]
+fn a_grant_of_five_minutes_lives_five_minutes_and_at_most_five_seconds_more() {
+    let case = Case::new();
+    let token = ca::sign(&ca::header(), &case.claims(), &case.key);
+    for (milliseconds, is_good) in [(0, true), (150_000, true), (299_900, true), (305_100, false)] {
+        case.mover.send(std::time::Duration::from_millis(milliseconds)).unwrap();
+        assert_eq!(case.verify(&token).is_ok(), is_good, "{milliseconds} ms");
+    }
+    assert_eq!(case.verify(&token).err(), Some(GrantFault::Expired));
 }

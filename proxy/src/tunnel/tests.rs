@@ -1,5 +1,6 @@
 //! Streams over a real QUIC connection on loopback, to real sockets.
 
+mod grants;
 mod hostile;
 mod lifecycle;
 
@@ -227,6 +228,7 @@ async fn a_target_on_this_machine_is_forbidden_unless_the_resource_says_so() {
     assert!(network.records("access.denied")[0].line.contains(r#""reason":"forbidden_target""#));
 }
 
+// A 2, A 3, A 10.
 #[tokio::test]
 async fn a_refused_grant_reaches_no_target_and_is_audited() {
     let (network, target) = network_with_target().await;

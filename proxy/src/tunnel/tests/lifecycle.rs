@@ -26,7 +26,7 @@ async fn reset_code(receive: &mut RecvStream) -> u64 {
     }
 }
 
-async fn close_code(client: &Client) -> u64 {
+pub(super) async fn close_code(client: &Client) -> u64 {
     let error = timeout(PATIENCE, client.connection.closed()).await.expect("the tunnel is closed");
     let ConnectionError::ApplicationClosed(closed) = error else {
         panic!("not closed by the proxy: {error}")
@@ -65,6 +65,7 @@ async fn a_gone_resource_cuts_its_sessions_and_leaves_the_tunnel() {
     assert_eq!(answer, Answer::Refused(OpenRefusal::UnknownResource));
 }
 
+// A 7, A 8.
 #[tokio::test]
 async fn a_revoked_grant_opens_nothing_more_and_cuts_nothing() {
     let (network, target) = network_with_target().await;
@@ -95,6 +96,7 @@ async fn an_administrator_ends_one_session_alone() {
     timeout(PATIENCE, second.read_exact(&mut [0; 5])).await.unwrap().unwrap();
 }
 
+// A 7: closed at max_session, which is the grant's session end.
 #[tokio::test]
 async fn sessions_end_at_their_grants_end_and_when_idle() {
     for (case, reason) in [("session_end", "session_over"), ("idle", "idle")] {
