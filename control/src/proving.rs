@@ -66,7 +66,11 @@ impl Control {
         let demand = self.demand(asker, &wanted).await?;
         let keys = self.store.credentials(&login.user).await?;
         let begun = self.relying_party.begin_tap(&keys, demand.strength);
-        let (options, state) = begun.map_err(|_| Denial::BadAssertion)?;
+        let Ok((options, state)) = begun else {
+            let reason = Some("no_key".to_owned());
+            self.audit.note(Event { reason, ..about(&wanted, asker.event(EventKind::AccessDenied)) }).await;
+            return Err(Denial::BadAssertion);
+        };
         let codes = match demand.codes == Codes::Taken && self.has_app(&login.user).await? {
             true => Codes::Taken,
             false => Codes::Refused,

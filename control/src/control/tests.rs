@@ -11,6 +11,7 @@ mod http;
 mod interrupted;
 mod limits;
 mod logging_in;
+mod orders;
 mod races;
 mod refusals;
 mod revoking;

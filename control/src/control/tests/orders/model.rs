@@ -1,0 +1,475 @@
+//! What is known from outside, and what each step may therefore bring.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use portlatch_clock::BootTime;
+use portlatch_protocol::api::ceremony::{CeremonyOutcome, CeremonyPurpose};
+use portlatch_protocol::api::{AccessAnswer, Ceremony, IssuedGrant};
+use portlatch_protocol::refusal::RefusalReason;
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseError;
+
+use super::super::super::*;
+use super::super::scene::{Scene, claims};
+use super::people::{People, user_of};
+use super::records::Records;
+use super::{Answer, LISTED, Locked, PLACES, Policy, Step, Target, VAULT, WIKI};
+use crate::ceremony::{LIFETIME, MAX_PER_OWNER};
+use crate::grants::failures::PERIOD;
+
+type Outcome = Result<(), TestCaseError>;
+
+/// A challenge that was made.
+struct Made {
+    owner: usize,
+    target: Target,
+    purpose: CeremonyPurpose,
+    ceremony: Ceremony,
+    /// Between these two it ends.
+    ends: (BootTime, BootTime),
+    /// Answered, cancelled, displaced or forgotten.
+    is_over: bool,
+}
+
+/// A challenge that was verified: between these two seconds, for these places.
+struct Verified {
+    person: usize,
+    seconds: std::ops::RangeInclusive<i64>,
+    places: Vec<usize>,
+    lifetime: i64,
+}
+
+/// A grant that was handed out.
+struct Given {
+    id: Id,
+    person: usize,
+    place: usize,
+    is_tap: bool,
+    policy: Policy,
+    expires: i64,
+    /// What it rested on is gone.
+    is_dead: bool,
+}
+
+pub(super) struct Play {
+    scene: Option<Scene>,
+    people: People,
+    records: Records,
+    made: Vec<Made>,
+    verified: Vec<Verified>,
+    given: Vec<Given>,
+    policy: Policy,
+    locks: HashSet<Locked>,
+    gone_logins: HashSet<usize>,
+    gone_keys: HashSet<usize>,
+    paused_until: HashMap<usize, BootTime>,
+    revoked: HashSet<String>,
+    successes: usize,
+}
+
+impl Play {
+    pub(super) async fn new() -> Self {
+        let scene = Scene::in_memory().await;
+        let people = People::new(&scene).await;
+        let mut records = Records::default();
+        records.read(&scene);
+        Self {
+            scene: Some(scene),
+            people,
+            records,
+            made: Vec::new(),
+            verified: Vec::new(),
+            given: Vec::new(),
+            policy: Policy::Tap,
+            locks: HashSet::new(),
+            gone_logins: HashSet::new(),
+            gone_keys: HashSet::new(),
+            paused_until: HashMap::new(),
+            revoked: HashSet::new(),
+            successes: 0,
+        }
+    }
+
+    fn scene(&self) -> &Scene {
+        self.scene.as_ref().expect("a scene is there between steps")
+    }
+
+    fn control(&self) -> &Control {
+        &self.scene().control
+    }
+
+    pub(super) fn pass(&self, time: Duration) {
+        self.scene().pass(time);
+    }
+
+    fn read(&mut self) {
+        let scene = self.scene.as_ref().expect("a scene is there between steps");
+        self.records.read(scene);
+    }
+
+    pub(super) async fn step(&mut self, step: &Step) -> Outcome {
+        match step {
+            Step::Begin(person, target) => self.begin(*person, *target).await?,
+            // The newest is number 0.
+            Step::Finish { ceremony, by, answer } => {
+                if let Some(number) = self.made.len().checked_sub(ceremony + 1) {
+                    self.finish(number, *by, *answer).await?;
+                }
+            }
+            Step::Cancel { ceremony, by } => {
+                if let Some(number) = self.made.len().checked_sub(ceremony + 1) {
+                    self.cancel(number, *by).await?;
+                }
+            }
+            Step::Ask(person, place) => self.ask(*person, *place).await?,
+            Step::Pass(seconds) => self.pass(Duration::from_secs(*seconds)),
+            Step::Sweep => self.sweep().await?,
+            Step::ScreenLocked(person) => {
+                self.control().forget_presence(self.people.logins[*person].asker()).await.unwrap();
+                self.verified.retain(|verified| verified.person != *person);
+                self.end_grants(|given| given.person == *person && given.is_tap);
+            }
+            Step::Logout(person) => {
+                self.control().logout(&self.people.logins[*person].login).await.unwrap();
+                self.gone_logins.insert(*person);
+                self.end_grants(|given| given.person == *person);
+            }
+            Step::Policy(policy) => self.change(*policy).await,
+            Step::Lock(locked) => self.lock(*locked).await,
+            Step::Unlock(locked) => {
+                if self.locks.remove(locked) {
+                    self.control().delete("lock", lock_name(*locked), "root").await.unwrap();
+                }
+            }
+            Step::KeyGone(user) => self.key_gone(*user).await,
+            Step::Restart => {
+                let scene = self.scene.take().expect("a scene is there between steps");
+                self.scene = Some(scene.restart().await);
+                self.made.iter_mut().for_each(|made| made.is_over = true);
+                self.paused_until.clear();
+            }
+        }
+        self.read_and_check()
+    }
+
+    async fn begin(&mut self, person: usize, target: Target) -> Outcome {
+        let purpose = self.people.purpose(person, target);
+        let before = self.control().clock.boot_time();
+        let begun = self.scene().begin(&self.people.logins[person], &purpose).await;
+        let after = self.control().clock.boot_time();
+        self.read();
+        match begun {
+            Ok(ceremony) => {
+                prop_assert!(!self.is_refused(person, target), "begun: {person} {target:?}");
+                prop_assert_eq!(self.records.count("mfa.challenge"), 1);
+                let ends = (before + LIFETIME, after + LIFETIME);
+                self.make_room(person)?;
+                self.made.push(Made { owner: person, target, purpose, ceremony, ends, is_over: false });
+            }
+            Err(Denial::RateLimited | Denial::Paused(_)) => {}
+            Err(denial) => prop_assert!(self.records.refusals() > 0, "{denial} is not on the record"),
+        }
+        Ok(())
+    }
+
+    /// The oldest of an owner's challenges gives way; one that lapsed lies there until it is swept.
+    fn make_room(&mut self, owner: usize) -> Outcome {
+        let mut open = self.made.iter_mut().filter(|made| made.owner == owner && !made.is_over);
+        let displaced = self.records.of("mfa.fail").iter().filter(|it| it["reason"] == "displaced").count();
+        prop_assert!(displaced <= 1);
+        if displaced == 1 {
+            open.next().expect("there is one to displace").is_over = true;
+        }
+        let open = self.made.iter().filter(|made| made.owner == owner && !made.is_over).count();
+        prop_assert!(open < MAX_PER_OWNER, "{open} are open beside the new one");
+        Ok(())
+    }
+
+    async fn finish(&mut self, number: usize, by: usize, answer: Answer) -> Outcome {
+        let made = &self.made[number];
+        let proof = self.people.tap(made.owner, &made.ceremony, &made.purpose, answer);
+        let (begin, from) = (self.control().clock.boot_time(), self.control().clock.time_of_day().seconds());
+        let finished = self.scene().finish(&self.people.logins[by], &self.made[number].ceremony, proof).await;
+        let (end, to) = (self.control().clock.boot_time(), self.control().clock.time_of_day().seconds());
+        self.read();
+        let made = &self.made[number];
+        let (owner, target) = (made.owner, made.target);
+        let was_open = !made.is_over && begin < made.ends.1 && owner == by;
+        let was_surely_open = !made.is_over && end < made.ends.0 && owner == by;
+        self.made[number].is_over |= owner == by;
+        match finished {
+            Err(denial) => {
+                let is_limited = matches!(denial, Denial::Paused(_));
+                prop_assert!(is_limited || self.records.refusals() > 0, "{denial} is not on the record");
+                prop_assert!(was_open || denial == Denial::CeremonyEnded, "{denial} of one that was over");
+                prop_assert_eq!(self.records.count("mfa.ok") * self.records.count("grant"), 0);
+                let is_good = answer == Answer::Right && self.is_verifying(by, target);
+                let is_paused = self.paused_until.get(&by).is_some_and(|until| begin < *until);
+                prop_assert!(!was_surely_open || !is_good || is_paused, "refused: {denial}");
+            }
+            Ok(outcome) => {
+                prop_assert!(was_open, "a challenge left twice, or was another's");
+                prop_assert_eq!(answer, Answer::Right);
+                prop_assert!(self.is_verifying(by, target), "verified: {by} {target:?}");
+                prop_assert_eq!(self.records.count("mfa.ok"), 1);
+                self.successes += 1;
+                let lifetime =
+                    if self.policy == Policy::TapOfAMinute && touches_db(target) { 60 } else { 300 };
+                let (seconds, places) = (from..=to, opened_by(target));
+                self.verified.push(Verified { person: by, seconds, places, lifetime });
+                match (outcome, target) {
+                    (CeremonyOutcome::Granted(grant), Target::One(place)) => {
+                        self.granted(by, place, &grant)?
+                    }
+                    (CeremonyOutcome::Remembered { amr, .. }, Target::Exec) => prop_assert!(!amr.is_empty()),
+                    (outcome, target) => {
+                        return Err(TestCaseError::fail(format!("{target:?} ended in {outcome:?}")));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn cancel(&mut self, number: usize, by: usize) -> Outcome {
+        let begin = self.control().clock.boot_time();
+        let ceremony = &self.made[number].ceremony.ceremony;
+        self.control().cancel_ceremony(self.people.logins[by].asker(), ceremony).await;
+        let end = self.control().clock.boot_time();
+        self.read();
+        let made = &mut self.made[number];
+        let is_owners = !made.is_over && made.owner == by;
+        let cancelled = self.records.of("mfa.fail").iter().filter(|it| it["reason"] == "cancelled").count();
+        prop_assert!(cancelled == 0 || (is_owners && begin < made.ends.1));
+        prop_assert!(cancelled == 1 || !is_owners || end >= made.ends.0);
+        made.is_over |= made.owner == by;
+        Ok(())
+    }
+
+    async fn ask(&mut self, person: usize, place: usize) -> Outcome {
+        let login = &self.people.logins[person];
+        let request = login.request(PLACES[place].0, PLACES[place].1);
+        let answered = self.control().ask(login.asker(), &request).await;
+        self.read();
+        let (denied, grants) = (self.records.count("access.denied"), self.records.count("grant"));
+        let is_refused = self.is_refused(person, Target::One(place));
+        match answered {
+            Ok(AccessAnswer::Granted(grant)) => {
+                prop_assert!(!is_refused && !self.gone_logins.contains(&person));
+                self.granted(person, place, &grant)?;
+            }
+            Ok(AccessAnswer::Refused { reason: RefusalReason::Limit, .. }) => {}
+            Ok(AccessAnswer::Refused { .. }) => {
+                prop_assert!(is_refused, "refused: {person} {place}");
+                prop_assert_eq!((denied, grants), (1, 0));
+            }
+            Ok(AccessAnswer::TapNeeded { .. }) => {
+                prop_assert!(!is_refused && self.needs_tap(place));
+                prop_assert_eq!((denied, grants), (0, 0));
+            }
+            Err(denial) => {
+                prop_assert!(self.gone_logins.contains(&person), "{denial}");
+                prop_assert_eq!((denied, grants), (1, 0));
+            }
+        }
+        Ok(())
+    }
+
+    /// A grant was handed out: it says what it is for, rests on a tap that says so or on none, and is on the record.
+    fn granted(&mut self, person: usize, place: usize, grant: &IssuedGrant) -> Outcome {
+        let (claims, login) = (claims(self.scene(), grant), &self.people.logins[person]);
+        prop_assert_eq!(&claims.login, &login.granted.login);
+        prop_assert_eq!(&claims.cnf.jkt, &login.tunnel_key);
+        let resource = claims.resource.to_string();
+        prop_assert_eq!((resource.as_str(), claims.port), PLACES[place]);
+        prop_assert!(claims.exp <= claims.iat + 300);
+        prop_assert!(!self.is_refused(person, Target::One(place)) && !self.gone_logins.contains(&person));
+        let is_tap = !claims.amr.is_empty();
+        match claims.auth_time {
+            Some(tapped) => {
+                let rests_on = |it: &&Verified| {
+                    it.person == person && it.places.contains(&place) && it.seconds.contains(&tapped)
+                };
+                let taps: Vec<&Verified> = self.verified.iter().filter(rests_on).collect();
+                prop_assert_eq!(taps.len(), 1, "a grant rests on one tap, at {}", tapped);
+                prop_assert!(claims.exp <= tapped + taps[0].lifetime.min(self.interval(place)));
+                prop_assert!(is_tap && claims.key_id.is_some());
+            }
+            None => prop_assert!(!is_tap && claims.key_id.is_none() && !self.needs_tap(place)),
+        }
+        let records = self.records.of("grant");
+        prop_assert_eq!(records.len(), 1);
+        prop_assert_eq!(&records[0]["grant"], &grant.id.to_string());
+        prop_assert_eq!(&records[0]["port"], claims.port);
+        prop_assert_eq!(records[0]["key_id"].as_str(), claims.key_id.as_ref().map(Id::as_str));
+        let (id, policy, expires) = (grant.id.clone(), self.policy, claims.exp);
+        self.given.push(Given { id, person, place, is_tap, policy, expires, is_dead: false });
+        Ok(())
+    }
+
+    async fn sweep(&mut self) -> Outcome {
+        let begin = self.control().clock.boot_time();
+        let lapsed = self.control().ceremonies.take_expired(begin);
+        let count = lapsed.len();
+        self.control().note_ended(lapsed, "timed_out").await;
+        self.read();
+        prop_assert_eq!(self.records.count("mfa.fail"), count);
+        self.made.iter_mut().filter(|made| made.ends.0 <= begin).for_each(|made| made.is_over = true);
+        Ok(())
+    }
+
+    async fn change(&mut self, policy: Policy) {
+        let text = match policy {
+            Policy::Tap => "{options: {require_session_mfa: true}, allow: {db_labels: {mfa: tap}}}",
+            Policy::TapOfAMinute => {
+                "{options: {require_session_mfa: true, mfa_verification_interval: 1m}, allow: {db_labels: {mfa: tap}}}"
+            }
+            Policy::NoTap => "{allow: {db_labels: {mfa: tap}}}",
+            Policy::Nothing => "{allow: {app_labels: {mfa: tap}}}",
+        };
+        self.scene().apply(&format!("kind: role\nmetadata: {{name: tap}}\nspec: {text}")).await;
+        self.policy = policy;
+        let wants_tap = matches!(policy, Policy::Tap | Policy::TapOfAMinute);
+        self.end_grants(|given| {
+            let is_unproved = wants_tap && (!given.is_tap || given.place == VAULT);
+            let is_otherwise = is_brief(given.policy) != is_brief(policy);
+            given.place != WIKI && (policy == Policy::Nothing || is_unproved || is_otherwise)
+        });
+    }
+
+    async fn lock(&mut self, locked: Locked) {
+        let target = match locked {
+            Locked::Jerry => "user: jerry",
+            Locked::Laptops => "device: laptop",
+            Locked::Billing => "resource: db/billing",
+        };
+        let name = lock_name(locked);
+        let text = format!("kind: lock\nmetadata: {{name: {name}}}\nspec: {{target: {{{target}}}}}");
+        self.scene().apply(&text).await;
+        self.locks.insert(locked);
+        self.end_grants(|given| concerns(locked, given.person, given.place));
+    }
+
+    async fn key_gone(&mut self, user: usize) {
+        let name = &self.people.logins[2 * user].granted.user;
+        let keys = self.control().store.credentials(name).await.unwrap();
+        for key in keys {
+            assert!(self.control().store.remove_credential(&key.id, name).await.unwrap());
+        }
+        self.control().settle().await;
+        self.gone_keys.insert(user);
+        self.verified.retain(|verified| user_of(verified.person) != user);
+        self.end_grants(|given| user_of(given.person) == user && given.is_tap);
+    }
+
+    /// What these grants rested on is gone; those that have ended by themselves concern nobody.
+    fn end_grants(&mut self, is_over: impl Fn(&Given) -> bool) {
+        let now = self.control().clock.time_of_day().seconds();
+        let live = self.given.iter_mut().filter(|given| given.expires > now);
+        live.filter(|given| is_over(given)).for_each(|given| given.is_dead = true);
+    }
+
+    /// Policy and locks say no.
+    fn is_refused(&self, person: usize, target: Target) -> bool {
+        let is_locked = |place: usize| self.locks.iter().any(|locked| concerns(*locked, person, place));
+        let places = listed(target);
+        places.iter().any(|place| is_locked(*place) || (*place != WIKI && self.policy == Policy::Nothing))
+    }
+
+    /// Whether a good tap brings what is wanted.
+    fn is_verifying(&self, person: usize, target: Target) -> bool {
+        let has_ground = !self.gone_logins.contains(&person) && !self.gone_keys.contains(&user_of(person));
+        // The keys here never verify their users.
+        let is_enough = target != Target::One(VAULT) || self.policy == Policy::NoTap;
+        has_ground && is_enough && !self.is_refused(person, target)
+    }
+
+    fn needs_tap(&self, place: usize) -> bool {
+        place != WIKI && matches!(self.policy, Policy::Tap | Policy::TapOfAMinute)
+    }
+
+    fn interval(&self, place: usize) -> i64 {
+        if self.policy == Policy::TapOfAMinute && place != WIKI { 60 } else { 300 }
+    }
+
+    /// Who is paused, and what is revoked: those grants, and only those, whose ground is gone.
+    fn read_and_check(&mut self) -> Outcome {
+        self.note_pauses();
+        self.read();
+        self.note_pauses();
+        let standing = self.control().hub.now();
+        let now = self.control().clock.time_of_day().seconds();
+        for given in self.given.iter().filter(|given| given.expires > now) {
+            let is_revoked = standing.revoked.contains_key(&given.id);
+            prop_assert_eq!(is_revoked, given.is_dead, "a grant of {} for {}", given.person, given.place);
+        }
+        for revoked in self.records.of("grant.revoke") {
+            let id = revoked["grant"].as_str().unwrap_or_default();
+            let is_known = self.given.iter().any(|given| given.id.as_str() == id);
+            prop_assert!(is_known && self.revoked.insert(id.to_owned()), "{} was revoked twice", id);
+        }
+        Ok(())
+    }
+
+    fn note_pauses(&mut self) {
+        let now = self.control().clock.boot_time();
+        for paused in self.records.of("mfa.lock") {
+            let is_theirs =
+                |login: &super::super::scene::Person| paused["login"] == login.granted.login.as_str();
+            let Some(person) = self.people.logins.iter().position(is_theirs) else { continue };
+            self.paused_until.insert(person, now + PERIOD);
+            self.made.iter_mut().filter(|made| made.owner == person).for_each(|made| made.is_over = true);
+        }
+    }
+
+    pub(super) async fn end(mut self) -> Result<usize, TestCaseError> {
+        self.pass(LIFETIME);
+        self.sweep().await?;
+        prop_assert!(self.control().ceremonies.is_empty());
+        self.control().audit.sign_head(&self.control().keys).await.unwrap();
+        let verified = portlatch_audit::verify(&self.scene().dir.path().join(AUDIT_FOLDER));
+        prop_assert!(verified.is_ok(), "{verified:?}");
+        Ok(self.successes)
+    }
+}
+
+fn listed(target: Target) -> Vec<usize> {
+    match target {
+        Target::One(place) => vec![place],
+        Target::Exec => LISTED.to_vec(),
+    }
+}
+
+/// What a tap for this opens: `wide` by every port of it.
+fn opened_by(target: Target) -> Vec<usize> {
+    match target {
+        Target::One(2 | 3) => vec![2, 3],
+        Target::One(place) => vec![place],
+        Target::Exec => LISTED.to_vec(),
+    }
+}
+
+fn touches_db(target: Target) -> bool {
+    target != Target::One(WIKI)
+}
+
+fn is_brief(policy: Policy) -> bool {
+    policy == Policy::TapOfAMinute
+}
+
+fn concerns(locked: Locked, person: usize, place: usize) -> bool {
+    match locked {
+        Locked::Jerry => user_of(person) == 0,
+        Locked::Laptops => person != 1,
+        Locked::Billing => place < 2,
+    }
+}
+
+fn lock_name(locked: Locked) -> &'static str {
+    match locked {
+        Locked::Jerry => "jerry",
+        Locked::Laptops => "laptops",
+        Locked::Billing => "billing",
+    }
+}
