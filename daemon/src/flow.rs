@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use portlatch_netstack::{
-    Event, FlowId, Incoming, IncomingId, ReadError, Refusal, Ring, RingMemory, Stack, WriteError,
+    Event, FlowId, Incoming, IncomingId, ReadError, Refusal, Ring, RingMemory, Stack, Vacant, WriteError,
 };
 use tokio::sync::Notify;
 
@@ -25,22 +25,9 @@ pub(crate) const MAX_CHUNK: usize = 256 * 1024;
 /// The rings' provider, chosen at run time: the daemon's slab, or vectors in tests.
 pub(crate) struct Memory(Box<dyn RingMemory + Send>);
 
-/// The daemon's slab: real memory only where bytes are.
-struct Slab(RingSlab);
-
-impl RingMemory for Slab {
-    fn rings(&mut self, slot: usize) -> Option<(Ring, Ring)> {
-        self.0.rings(slot).map(|(receive, send)| (receive.into(), send.into()))
-    }
-
-    fn reclaim(&mut self, slot: usize) {
-        self.0.reclaim(slot);
-    }
-}
-
 impl From<RingSlab> for Memory {
     fn from(slab: RingSlab) -> Self {
-        Self(Box::new(Slab(slab)))
+        Self(Box::new(slab))
     }
 }
 
@@ -51,6 +38,10 @@ impl RingMemory for Memory {
 
     fn reclaim(&mut self, slot: usize) {
         self.0.reclaim(slot);
+    }
+
+    fn take_back(&mut self, vacant: Vacant) {
+        self.0.take_back(vacant);
     }
 }
 

@@ -17,7 +17,7 @@ use smoltcp::socket::tcp::{CongestionControl, Socket, State};
 
 use crate::demux::FourTuple;
 use crate::held::Held;
-use crate::memory::Ring;
+use crate::memory::{Ring, Vacant};
 use crate::segment::{self, ACK, FIN, RST, SYN, Segment};
 use crate::window::Window;
 use crate::wire::IpPacket;
@@ -111,7 +111,7 @@ pub(crate) enum Phase {
     Aborting,
 }
 
-/// A slot: a socket with its rings, which live for ever, and the flow that has them at the moment.
+/// A slot: a socket with its rings, and the flow that has them at the moment.
 pub(crate) struct Flow {
     pub(crate) sockets: SocketSet<'static>,
     handle: SocketHandle,
@@ -186,6 +186,11 @@ impl Flow {
             furthest: 0,
             window: Window::default(),
         }
+    }
+
+    /// Ends the slot: its socket is no more.
+    pub(crate) fn into_vacant(self, slot: usize) -> Vacant {
+        Vacant::new(slot, self.sockets)
     }
 
     /// Makes the slot's socket listen for the SYN of a new flow.

@@ -1,5 +1,6 @@
 //! Where the bytes of a flow lie while they wait. The daemon's provider is a demand-paged slab; tests use vectors.
 
+use smoltcp::iface::SocketSet;
 use smoltcp::socket::tcp::SocketBuffer;
 
 /// The memory of one ring.
@@ -62,14 +63,37 @@ fn receive_capacity(length: usize) -> usize {
 /// The largest window that TCP can announce (RFC 7323 section 2.3).
 const LARGEST_WINDOW: usize = (1 << 30) - 1;
 
-/// Gives the memory of the flows. A slot's rings are asked for once and then reused for ever.
+/// Proof that nothing refers to a slot's rings any more. Only a slot that is taken apart makes one, out of the socket that
+/// owned them: memory that is lent for ever, as [`Ring::Borrowed`] says, may be lent anew by it.
+#[derive(Debug)]
+pub struct Vacant {
+    slot: usize,
+}
+
+impl Vacant {
+    /// `socket` is the one with the slot's rings.
+    pub(crate) fn new(slot: usize, socket: SocketSet<'static>) -> Vacant {
+        drop(socket);
+        Vacant { slot }
+    }
+
+    /// The slot.
+    pub fn slot(&self) -> usize {
+        self.slot
+    }
+}
+
+/// Gives the memory of the flows. A slot's rings are reused by its flows until the slot is taken apart.
 pub trait RingMemory {
-    /// The rings of a new slot: what its programs send, and what they receive. None: no more memory, and the SYN is
-    /// refused.
+    /// The rings of a new slot, or of one whose rings were taken back: what its programs send, and what they receive.
+    /// None: no more memory, and the SYN is refused.
     fn rings(&mut self, slot: usize) -> Option<(Ring, Ring)>;
 
     /// Nothing in the slot's rings is needed: their pages may be given back. The rings themselves stay in use.
     fn reclaim(&mut self, slot: usize);
+
+    /// The slot's rings are no more; they may be asked for again. What has pages was reclaimed before.
+    fn take_back(&mut self, vacant: Vacant);
 }
 
 /// A provider of vectors, for tests and for systems without demand paging.
@@ -78,27 +102,40 @@ pub struct VecMemory {
     ring_size: usize,
     slots: usize,
     reclaimed: Vec<usize>,
+    lent: usize,
 }
 
 impl VecMemory {
     /// Rings of this size, for at most so many slots.
     pub fn new(ring_size: usize, slots: usize) -> VecMemory {
-        VecMemory { ring_size, slots, reclaimed: Vec::new() }
+        VecMemory { ring_size, slots, reclaimed: Vec::new(), lent: 0 }
     }
 
     /// The slots whose memory was given back so far, in order.
     pub fn reclaimed(&self) -> &[usize] {
         &self.reclaimed
     }
+
+    /// How many slots have rings.
+    pub fn lent(&self) -> usize {
+        self.lent
+    }
 }
 
 impl RingMemory for VecMemory {
     fn rings(&mut self, slot: usize) -> Option<(Ring, Ring)> {
-        (slot < self.slots).then(|| (vec![0; self.ring_size].into(), vec![0; self.ring_size].into()))
+        let rings =
+            (slot < self.slots).then(|| (vec![0; self.ring_size].into(), vec![0; self.ring_size].into()));
+        self.lent += usize::from(rings.is_some());
+        rings
     }
 
     fn reclaim(&mut self, slot: usize) {
         self.reclaimed.push(slot);
+    }
+
+    fn take_back(&mut self, _: Vacant) {
+        self.lent -= 1;
     }
 }
 

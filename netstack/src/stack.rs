@@ -26,6 +26,7 @@ use crate::flow::{Flow, FlowId, Phase};
 use crate::held::HeldSyns;
 use crate::icmp::{self, Throttle, Unreachable};
 use crate::memory::RingMemory;
+use crate::pool::Pool;
 use crate::reply::Replies;
 use crate::time_wait::Graves;
 use crate::timers::{Alarm, Timers};
@@ -41,6 +42,10 @@ const MOST_DATAGRAMS: usize = 512;
 /// with every packet must not grow the queue. The program asks again.
 const MOST_SYN_EVENTS: usize = 1_024;
 
+/// What the random seed is used for.
+const SEQUENCES: u64 = 1;
+const TABLES: u64 = 2;
+
 /// A userspace TCP stack for the local programs of one TUN.
 pub struct Stack<M> {
     config: StackConfig,
@@ -54,11 +59,7 @@ pub struct Stack<M> {
     listeners: HashSet<SocketAddr, Seeded>,
     tuples: Tuples,
     held: HeldSyns,
-    flows: Vec<Flow>,
-    /// The slots in the pool; the last one used is the first one used again, while its pages are warm.
-    free: Vec<u32>,
-    /// How many slots are out of use: nothing can be done with their sockets any more.
-    broken: usize,
+    flows: Pool,
     /// The slots that may have something to send.
     dirty: VecDeque<u32>,
     timers: Timers,
@@ -77,12 +78,13 @@ impl<M: RingMemory> Stack<M> {
         let card = Card { mtu: config.effective_mtu(), computes_checksums: config.verify_checksums };
         let epoch = Epoch(now);
         let mut interface_config = Config::new(HardwareAddress::Ip);
-        interface_config.random_seed = config.random_seed;
+        // A number of its own: smoltcp's sequence numbers tell the one that they begin with.
+        interface_config.random_seed = Seeded::new(config.random_seed, SEQUENCES).number();
         let mut device = OneShot::sending(card, &mut []);
         let mut interface = Interface::new(interface_config, &mut device, epoch.to_smoltcp(now));
         // Whose address it is was decided before smoltcp sees a packet.
         interface.set_any_ip(true);
-        let seeded = Seeded(config.random_seed);
+        let seeded = Seeded::new(config.random_seed, TABLES);
         Stack {
             memory,
             interface,
@@ -91,11 +93,9 @@ impl<M: RingMemory> Stack<M> {
             now,
             addresses: HashSet::with_hasher(seeded.clone()),
             listeners: HashSet::with_hasher(seeded.clone()),
-            tuples: Tuples::with_hasher(seeded),
+            tuples: Tuples::new(seeded),
             held: HeldSyns::default(),
-            flows: Vec::new(),
-            free: Vec::new(),
-            broken: 0,
+            flows: Pool::default(),
             dirty: VecDeque::new(),
             timers: Timers::default(),
             graves: Graves::default(),
@@ -131,7 +131,7 @@ impl<M: RingMemory> Stack<M> {
 
     /// How many flows there are: those that somebody owns, and those that still have to end by themselves.
     pub fn flow_count(&self) -> usize {
-        self.flows.len() - self.free.len() - self.broken
+        self.flows.in_use()
     }
 
     /// How many SYNs are held.
@@ -222,6 +222,9 @@ impl<M: RingMemory> Stack<M> {
                 Alarm::Held(index) => self.handle_silence(index),
             }
         }
+        for slot in self.flows.step(now) {
+            self.take_apart(slot);
+        }
     }
 
     /// The next thing that the owner should know.
@@ -239,18 +242,20 @@ impl<M: RingMemory> Stack<M> {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let has_work = !self.dirty.is_empty() || !self.replies.is_empty();
         let at_once = has_work.then_some(self.now);
-        [at_once, self.timers.next_deadline(), self.graves.next_deadline()].into_iter().flatten().min()
+        let deadlines =
+            [self.timers.next_deadline(), self.graves.next_deadline(), self.flows.next_deadline()];
+        deadlines.into_iter().chain([at_once]).flatten().min()
     }
 
     /// The flow of a name that is not stale.
     fn flow(&mut self, id: FlowId) -> Option<&mut Flow> {
-        let flow = self.flows.get_mut(id.slot as usize)?;
+        let flow = self.flows.get_mut(id.slot)?;
         let is_owned = matches!(flow.phase, Phase::Owned | Phase::Over);
         (is_owned && flow.generation == id.generation).then_some(flow)
     }
 
     fn id(&self, slot: u32) -> FlowId {
-        FlowId { slot, generation: self.flows[slot as usize].generation }
+        self.flows.id(slot)
     }
 
     fn mark_dirty(&mut self, slot: u32) {

@@ -12,13 +12,19 @@ use crate::demux::{FourTuple, Owner, Tuples};
 /// As long as smoltcp's own TIME-WAIT. On a link inside one machine nothing stays under way for longer.
 const TIME_WAIT: Duration = Duration::from_secs(10);
 
-/// At the 1,600 closes a second that this covers in full, a note (some 100 bytes) more or less is no matter; past it
+/// At the 1,600 closes a second that this covers in full, a note (some 110 bytes) more or less is no matter; past it
 /// the oldest go first, and their late segments get an RST.
 const MOST_NOTES: usize = 16_384;
+
+/// With fewer notes than this part of its room the queue gives the rest back.
+const SPARSE: usize = 8;
+/// A queue this small need not shrink.
+const SMALL: usize = 256;
 
 /// What an ended connection would say.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TimeWait {
+    pub(crate) tuple: FourTuple,
     /// Our next sequence number.
     pub(crate) sequence: u32,
     /// The next one that we expect.
@@ -26,10 +32,12 @@ pub(crate) struct TimeWait {
     expires_at: Instant,
 }
 
-/// The notes in the order in which they expire; their content is in the table of 4-tuples.
+/// The notes in the order in which they expire; the table of 4-tuples has their numbers.
 #[derive(Debug, Default)]
 pub(crate) struct Graves {
-    order: VecDeque<(Instant, FourTuple)>,
+    notes: VecDeque<TimeWait>,
+    /// The number of the first note; they are numbered in turn.
+    first: u32,
 }
 
 impl Graves {
@@ -42,17 +50,22 @@ impl Graves {
         acknowledgement: u32,
         now: Instant,
     ) {
-        if self.order.len() >= MOST_NOTES {
+        if self.notes.len() >= MOST_NOTES {
             self.forget_oldest(tuples);
         }
-        let expires_at = now + TIME_WAIT;
-        tuples.insert(tuple, Owner::TimeWait(TimeWait { sequence, acknowledgement, expires_at }));
-        self.order.push_back((expires_at, tuple));
+        let number = self.first.wrapping_add(self.notes.len() as u32);
+        tuples.insert(&tuple, Owner::TimeWait(number));
+        self.notes.push_back(TimeWait { tuple, sequence, acknowledgement, expires_at: now + TIME_WAIT });
+    }
+
+    /// The note of a number.
+    pub(crate) fn note(&self, number: u32) -> Option<&TimeWait> {
+        self.notes.get(number.wrapping_sub(self.first) as usize)
     }
 
     /// When the next note expires.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.order.front().map(|(expires_at, _)| *expires_at)
+        self.notes.front().map(|note| note.expires_at)
     }
 
     /// Forgets what has expired.
@@ -60,16 +73,16 @@ impl Graves {
         while self.next_deadline().is_some_and(|deadline| deadline <= now) {
             self.forget_oldest(tuples);
         }
+        if self.notes.capacity() > SMALL && self.notes.len() < self.notes.capacity() / SPARSE {
+            self.notes.shrink_to(2 * self.notes.len());
+        }
     }
 
     fn forget_oldest(&mut self, tuples: &mut Tuples) {
-        let Some((expires_at, tuple)) = self.order.pop_front() else { return };
+        let Some(note) = self.notes.pop_front() else { return };
         // The 4-tuple may have become a new connection since, or ended once more.
-        if let Some(Owner::TimeWait(note)) = tuples.get(&tuple)
-            && note.expires_at == expires_at
-        {
-            tuples.remove(&tuple);
-        }
+        tuples.remove(&note.tuple, Owner::TimeWait(self.first));
+        self.first = self.first.wrapping_add(1);
     }
 }
 
@@ -89,35 +102,41 @@ mod tests {
 
     #[test]
     fn a_note_is_forgotten_when_it_expires() {
-        let (mut tuples, mut graves, now) = (Tuples::with_hasher(Seeded(1)), Graves::default(), beginning());
+        let (mut tuples, mut graves, now) = (Tuples::new(Seeded::new(1, 2)), Graves::default(), beginning());
         graves.bury(&mut tuples, tuple(1), 10, 20, now);
 
         graves.handle_timeout(&mut tuples, now + TIME_WAIT / 2);
         assert_eq!(tuples.len(), 1);
 
         graves.handle_timeout(&mut tuples, now + TIME_WAIT);
-        assert!(tuples.is_empty());
+        assert_eq!(tuples.len(), 0);
         assert_eq!(graves.next_deadline(), None);
     }
 
     #[test]
     fn an_old_note_does_not_take_what_came_after_it() {
-        let (mut tuples, mut graves, now) = (Tuples::with_hasher(Seeded(1)), Graves::default(), beginning());
+        let (mut tuples, mut graves, now) = (Tuples::new(Seeded::new(1, 2)), Graves::default(), beginning());
         graves.bury(&mut tuples, tuple(1), 10, 20, now);
-        tuples.insert(tuple(1), Owner::Flow(3));
+        tuples.insert(&tuple(1), Owner::Flow(3));
 
         graves.handle_timeout(&mut tuples, now + TIME_WAIT);
 
-        assert!(matches!(tuples.get(&tuple(1)), Some(Owner::Flow(3))));
+        assert_eq!(tuples.get(&tuple(1)), Some(Owner::Flow(3)));
     }
 
     #[test]
     fn the_number_of_notes_is_bounded() {
-        let (mut tuples, mut graves, now) = (Tuples::with_hasher(Seeded(1)), Graves::default(), beginning());
+        let (mut tuples, mut graves, now) = (Tuples::new(Seeded::new(1, 2)), Graves::default(), beginning());
         for port in 0..=u16::MAX {
             graves.bury(&mut tuples, tuple(port), 10, 20, now);
         }
         assert_eq!(tuples.len(), MOST_NOTES);
-        assert!(tuples.contains_key(&tuple(u16::MAX)));
+        let Some(Owner::TimeWait(last)) = tuples.get(&tuple(u16::MAX)) else { panic!("it is forgotten") };
+        assert_eq!(graves.note(last).map(|note| note.tuple), Some(tuple(u16::MAX)));
+        assert!(graves.note(last.wrapping_add(1)).is_none());
+
+        graves.handle_timeout(&mut tuples, now + TIME_WAIT);
+        assert_eq!(tuples.len(), 0);
+        assert!(graves.notes.capacity() <= SMALL, "{}", graves.notes.capacity());
     }
 }

@@ -8,7 +8,6 @@ use crate::held::Held;
 use crate::memory::RingMemory;
 use crate::segment::{self, ACK, FIN, RST, SYN, Segment};
 use crate::stack::{MOST_SYN_EVENTS, Stack};
-use crate::time_wait::TimeWait;
 use crate::timers::Alarm;
 use crate::wire::{self, IpPacket};
 
@@ -23,13 +22,13 @@ impl<M: RingMemory> Stack<M> {
             return self.counters.malformed += 1;
         }
         let Some(segment) = Segment::parse(packet) else { return self.counters.malformed += 1 };
-        match self.tuples.get(&segment.tuple).copied() {
+        match self.owner_of(&segment.tuple) {
             Some(Owner::Held(index)) => self.handle_segment_of_held(index, packet, &segment),
             Some(Owner::Flow(slot)) => {
                 self.guarded(slot, |stack| stack.handle_segment_of_flow(slot, packet, &segment));
             }
             Some(Owner::TimeWait(_)) if segment.is_request() => self.hold(packet, &segment),
-            Some(Owner::TimeWait(note)) => self.handle_segment_of_grave(note, &segment),
+            Some(Owner::TimeWait(number)) => self.handle_segment_of_grave(number, &segment),
             None if segment.is_request() => self.hold(packet, &segment),
             None => {
                 self.counters.stray_segments += 1;
@@ -38,13 +37,25 @@ impl<M: RingMemory> Stack<M> {
         }
     }
 
+    /// Who has this 4-tuple.
+    fn owner_of(&mut self, tuple: &FourTuple) -> Option<Owner> {
+        let owner = self.tuples.get(tuple)?;
+        let owned = match owner {
+            Owner::Held(index) => self.held.at(index)?.tuple,
+            Owner::Flow(slot) => self.flows.get_mut(slot)?.tuple,
+            Owner::TimeWait(number) => self.graves.note(number)?.tuple,
+        };
+        (owned == *tuple).then_some(owner)
+    }
+
     /// A late segment of a connection that is over.
-    fn handle_segment_of_grave(&mut self, note: TimeWait, segment: &Segment) {
+    fn handle_segment_of_grave(&mut self, number: u32, segment: &Segment) {
+        let Some(note) = self.graves.note(number) else { return };
         let is_expected = segment.sequence == note.acknowledgement;
         if segment.has(RST) {
             // One that can only be forged must not open the 4-tuple to old segments (RFC 1337, RFC 5961).
             if is_expected {
-                self.tuples.remove(&segment.tuple);
+                self.tuples.remove(&segment.tuple, Owner::TimeWait(number));
             }
             return;
         }
@@ -69,7 +80,7 @@ impl<M: RingMemory> Stack<M> {
         }
         let id = self.held.insert(Held::new(packet, segment, scale, self.now));
         let index = id.index() as u32;
-        self.tuples.insert(segment.tuple, Owner::Held(index));
+        self.tuples.insert(&segment.tuple, Owner::Held(index));
         self.arm_held(index);
         self.syn_events += 1;
         let FourTuple { source, destination } = segment.tuple;
@@ -117,7 +128,7 @@ impl<M: RingMemory> Stack<M> {
     fn drop_held(&mut self, index: u32) {
         let Some(id) = self.held.id(index) else { return };
         if let Some(held) = self.take_held(id) {
-            self.tuples.remove(&held.tuple);
+            self.tuples.remove(&held.tuple, Owner::Held(index));
             self.syn_events += 1;
             self.events.push_back(Event::IncomingGone(id));
         }

@@ -29,11 +29,11 @@ impl<M: RingMemory> Stack<M> {
         self.now = self.now.max(now);
         let held = self.take_held(id)?;
         let Some(slot) = self.take_slot(&held) else {
-            self.tuples.remove(&held.tuple);
+            self.tuples.remove(&held.tuple, Owner::Held(id.index() as u32));
             self.refuse_held(&held, Refusal::Reset);
             return None;
         };
-        self.tuples.insert(held.tuple, Owner::Flow(slot));
+        self.tuples.insert(&held.tuple, Owner::Flow(slot));
         let is_open = self.guarded(slot, |stack| {
             stack.flows[slot as usize].open(&held, stack.now);
             stack.feed(slot, &held.packet);
@@ -53,7 +53,7 @@ impl<M: RingMemory> Stack<M> {
     pub fn refuse(&mut self, id: IncomingId, refusal: Refusal, now: Instant) {
         self.now = self.now.max(now);
         let Some(held) = self.take_held(id) else { return };
-        self.tuples.remove(&held.tuple);
+        self.tuples.remove(&held.tuple, Owner::Held(id.index() as u32));
         self.refuse_held(&held, refusal);
     }
 
@@ -163,17 +163,9 @@ impl<M: RingMemory> Stack<M> {
         self.reply_with(reply);
     }
 
-    /// A slot for a new flow: the one used last, or a new one.
     fn take_slot(&mut self, held: &Held) -> Option<u32> {
-        if let Some(slot) = self.free.pop() {
-            return Some(slot);
-        }
-        let slot = self.flows.len();
-        if slot >= self.config.max_flows {
-            return None;
-        }
-        let rings = self.memory.rings(slot)?;
-        self.flows.push(Flow::new(rings, held.tuple, self.now));
-        u32::try_from(slot).ok()
+        let (memory, now) = (&mut self.memory, self.now);
+        let rings = |slot| memory.rings(slot);
+        self.flows.take(self.config.max_flows, rings, |rings| Flow::new(rings, held.tuple, now))
     }
 }

@@ -7,6 +7,7 @@ use crate::event::Event;
 use crate::flow::Phase;
 use crate::memory::RingMemory;
 use crate::stack::Stack;
+use crate::timers::Alarm;
 
 impl<M: RingMemory> Stack<M> {
     /// Both directions came to their end. Its owner, if it still has one, may read what is left.
@@ -75,19 +76,27 @@ impl<M: RingMemory> Stack<M> {
         flow.unanswered = None;
         flow.used_at = self.now;
         if !self.empties(slot) {
-            self.broken += 1;
-            return;
+            return self.flows.give_up();
         }
-        self.free.push(slot);
+        self.flows.give(slot, self.now);
         self.arm(slot, None);
+    }
+
+    /// Takes a free slot apart.
+    pub(super) fn take_apart(&mut self, slot: u32) {
+        let flow = &mut self.flows[slot as usize];
+        self.timers.disarm(Alarm::Slot(slot), &mut flow.alarm);
+        if flow.has_pages {
+            self.counters.reclaimed += 1;
+            self.memory.reclaim(slot as usize);
+        }
+        if let Some(vacant) = self.flows.take_apart(slot) {
+            self.memory.take_back(vacant);
+        }
     }
 
     fn forget_tuple(&mut self, slot: u32) {
         let tuple = self.flows[slot as usize].tuple;
-        if let Some(Owner::Flow(owner)) = self.tuples.get(&tuple)
-            && *owner == slot
-        {
-            self.tuples.remove(&tuple);
-        }
+        self.tuples.remove(&tuple, Owner::Flow(slot));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use portlatch_netstack::{Event, FlowId, StackConfig};
+use portlatch_netstack::{Event, FlowId, ReadError, StackConfig};
 use smoltcp::wire::TcpControl;
 
 use crate::lab::{Lab, PROGRAM4, SERVER4, Tcp, config};
@@ -113,6 +113,51 @@ fn the_memory_of_a_slot_in_the_pool_is_given_back() {
     lab.pass(Duration::from_secs(6));
     assert_eq!(lab.stack.memory().reclaimed(), [flow.index()]);
     assert_eq!(lab.stack.poll_timeout(), None);
+}
+
+/// Opens so many flows at once, and resets them all.
+fn crowd(lab: &mut Lab, flows: usize) -> Vec<FlowId> {
+    let flows: Vec<_> = (0..flows).map(|number| lab.open(&program(number), SERVER4).0).collect();
+    for flow in &flows {
+        lab.stack.reset(*flow);
+    }
+    lab.packets();
+    lab.events();
+    flows
+}
+
+#[test]
+fn the_slots_of_a_crowd_are_taken_apart_within_a_minute_and_made_anew() {
+    let mut lab = Lab::with(roomy(2_001));
+    let (stays, next) = lab.open(PROGRAM4, SERVER4);
+    let first = crowd(&mut lab, 2_000);
+    assert_eq!((lab.stack.memory().lent(), lab.stack.flow_count()), (2_001, 1));
+    let steps = lab.pass(Duration::from_secs(60)).len();
+    assert_eq!(steps, 0);
+    assert!(lab.stack.memory().lent() <= 100, "{}", lab.stack.memory().lent());
+
+    let second = crowd(&mut lab, 2_000);
+    assert_eq!(lab.stack.memory().lent(), 2_001);
+    for (old, new) in first.iter().flat_map(|old| second.get(old.index()).map(|new| (old, new))) {
+        assert_ne!(old, new);
+    }
+    let third: Vec<_> = (0..2_000).map(|number| lab.open(&program(number), SERVER4).0).collect();
+    for stale in first.iter().chain(&second) {
+        assert_eq!(lab.stack.read_with(*stale, |bytes| (bytes.len(), ())), Err(ReadError::Reset));
+    }
+    lab.send(&Tcp::ack(PROGRAM4, SERVER4, 1_001, next).carrying(b"hello").bytes());
+    assert_eq!(lab.read_all(stays), b"hello");
+    assert_eq!(lab.stack.flow_count(), third.len() + 1);
+}
+
+#[test]
+fn slots_that_are_needed_again_and_again_are_kept() {
+    let mut lab = Lab::with(roomy(500));
+    for _ in 0..100 {
+        crowd(&mut lab, 500);
+        lab.pass(Duration::from_millis(500));
+        assert_eq!(lab.stack.memory().lent(), 500);
+    }
 }
 
 /// One short connection: opened by hand, a word each way, closed by one side or the other, or reset.

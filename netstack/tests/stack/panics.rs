@@ -3,7 +3,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use portlatch_netstack::{Event, FlowId, ReadError, Ring, RingMemory, Stack, StackConfig, WriteError};
+use portlatch_netstack::{
+    Event, FlowId, ReadError, Ring, RingMemory, Stack, StackConfig, Vacant, WriteError,
+};
 use smoltcp::wire::TcpControl;
 
 use crate::lab::{Lab, PROGRAM4, SERVER4, Seen, Tcp, beginning, config, incoming_of};
@@ -81,6 +83,8 @@ impl RingMemory for Trap {
     fn reclaim(&mut self, slot: usize) {
         assert_ne!(slot, 0, "a trap");
     }
+
+    fn take_back(&mut self, _: Vacant) {}
 }
 
 #[test]

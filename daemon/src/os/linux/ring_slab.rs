@@ -8,12 +8,13 @@ use std::io;
 use std::ptr::NonNull;
 
 use libc::{MADV_DONTDUMP, MADV_DONTNEED, MADV_NOHUGEPAGE, c_int, c_void};
+use portlatch_netstack::{Ring, RingMemory, Vacant};
 
 /// Where a machine promises no memory that it does not have (vm.overcommit_memory = 2) the whole region counts at
 /// once. Below this many slots the daemon would be of little use.
 const FEWEST_SLOTS: usize = 64;
 
-/// A region of `slots` pairs of rings. It is never unmapped: the rings are lent for as long as the process lives.
+/// A region of `slots` pairs of rings. It is never unmapped: the rings are lent for as long as the process may need them.
 #[derive(Debug)]
 pub struct RingSlab {
     base: NonNull<u8>,
@@ -58,17 +59,27 @@ impl RingSlab {
         self.ring_size
     }
 
-    /// The two rings of a slot, all zeroes; `None` if there is no such slot or it was lent before.
+    /// The two rings of a slot; `None` if there is no such slot or they are lent.
     pub fn rings(&mut self, slot: usize) -> Option<(&'static mut [u8], &'static mut [u8])> {
         let lent = self.lent.get_mut(slot)?;
         if std::mem::replace(lent, true) {
             return None;
         }
         let start = self.start_of(slot);
-        // SAFETY: the slot's bytes lie in the region, which is mapped readable and writable for ever and zeroed; the
+        // SAFETY: the slot's bytes lie in the region, which is mapped readable and writable for ever; the
         // flag above makes this the only reference to them.
         let pair = unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), 2 * self.ring_size) };
         Some(pair.split_at_mut(self.ring_size))
+    }
+
+    /// The slot's rings may be lent again.
+    ///
+    /// # Safety
+    /// Nothing may refer any more to those that were lent.
+    unsafe fn end_loan(&mut self, slot: usize) {
+        if let Some(lent) = self.lent.get_mut(slot) {
+            *lent = false;
+        }
     }
 
     /// Gives the slot's pages back to the system. The rings stay lent and read as zeroes from here on, so nothing in
@@ -83,6 +94,22 @@ impl RingSlab {
     fn start_of(&self, slot: usize) -> NonNull<u8> {
         // SAFETY: callers have checked that `slot` is one of ours, so the offset lies within the mapping.
         unsafe { self.base.add(slot * 2 * self.ring_size) }
+    }
+}
+
+impl RingMemory for RingSlab {
+    fn rings(&mut self, slot: usize) -> Option<(Ring, Ring)> {
+        Self::rings(self, slot).map(|(receive, send)| (receive.into(), send.into()))
+    }
+
+    fn reclaim(&mut self, slot: usize) {
+        Self::reclaim(self, slot);
+    }
+
+    fn take_back(&mut self, vacant: Vacant) {
+        // SAFETY: the stack makes a `Vacant` only by dropping the socket that owned the slot's rings, which it alone was
+        // given, and hands it to the memory that they came from: each stack has one, and no other way to it.
+        unsafe { self.end_loan(vacant.slot()) }
     }
 }
 
