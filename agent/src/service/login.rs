@@ -142,7 +142,8 @@ impl Service {
             Ok(Some(catalogue)) => {
                 self.settle(Trouble::Control);
                 self.catalogue = Some(Arc::new(catalogue));
-                if matches!(self.daemon, DaemonState::Attached(..)) {
+                // From the tunnel's certificate on the daemon has one, whether or not it has said already that it serves.
+                if self.daemon.tunnel_key().is_some() {
                     self.send_catalogue();
                 }
                 self.offer_login();

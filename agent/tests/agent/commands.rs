@@ -60,6 +60,16 @@ async fn a_cluster_that_is_not_known_needs_its_pin() {
 }
 
 #[tokio::test]
+async fn a_change_of_the_catalogue_during_the_attach_is_not_lost() {
+    let machine = Machine::logged_in().await;
+    let _person = machine.start(&["agent", "--software-key", "never"]);
+    let mut agent = machine.daemon.accept().await;
+    agent.attach_until_told(&machine.control).await;
+    machine.control.add_resources(1);
+    assert_eq!(agent.catalogue().await.resources.len(), 2);
+}
+
+#[tokio::test]
 async fn the_agent_attaches_and_hands_over_the_catalogue_and_its_changes() {
     let machine = Machine::logged_in().await;
     machine.control.add_resources(40);

@@ -120,6 +120,13 @@ impl Agent {
 
     /// Goes through the attach and returns the login and the catalogue.
     pub(crate) async fn attach(&mut self, control: &Control) -> (Attach, CataloguePart) {
+        let attaching = self.attach_until_told(control).await;
+        self.send(ToAgent::Attached).await;
+        attaching
+    }
+
+    /// Goes through the attach and does not say yet that all is served.
+    pub(crate) async fn attach_until_told(&mut self, control: &Control) -> (Attach, CataloguePart) {
         let attach = self.offered().await;
         let key = rcgen::KeyPair::generate().unwrap();
         let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap();
@@ -129,7 +136,6 @@ impl Agent {
         assert!(matches!(identity.subject, Subject::Tunnel(login) if login.login == attach.login));
         assert_eq!(identity.cluster, control.cluster());
         let catalogue = self.catalogue().await;
-        self.send(ToAgent::Attached).await;
         (attach, catalogue)
     }
 
