@@ -17,6 +17,8 @@ const NONCE: usize = 8;
 /// Channel behind the nonce, then versions and capabilities (CTAP 2.1 section 11.2.9.1.3).
 const INIT_ANSWER: usize = 17;
 const CAPABILITY_CBOR: u8 = 0x04;
+/// Reports that Linux keeps for a reader who comes late (HIDRAW_BUFFER_SIZE).
+const KEPT: u32 = 64;
 
 mod command {
     pub(super) const INIT: u8 = 0x06;
@@ -151,8 +153,9 @@ impl Channel {
     /// The next message on our channel: its command and its bytes.
     fn receive(&mut self, silent_at: Instant, deadline: Instant) -> Result<(u8, Vec<u8>), Broken> {
         let mut assembly: Option<Assembly> = None;
+        let mut kept = KEPT;
         loop {
-            let report = self.receive_report(silent_at.min(deadline))?;
+            let report = self.receive_report(silent_at.min(deadline), &mut kept)?;
             if framing::channel_of(&report) != self.id {
                 continue;
             }
@@ -170,17 +173,22 @@ impl Channel {
         }
     }
 
-    fn receive_report(&mut self, until: Instant) -> Result<Report, Broken> {
+    /// The next report, whosever it is. Once the time is over only what the key has said by then is looked at: it may be
+    /// this machine that was late, after a sleep or under load, and not the key.
+    fn receive_report(&mut self, until: Instant, kept: &mut u32) -> Result<Report, Broken> {
         loop {
             if self.cancel.is_cancelled() {
                 return Err(Broken::Cancelled);
             }
             let left = until.saturating_duration_since(Instant::now());
+            if let Some(report) = self.reports.receive(left.min(self.patience.glance))? {
+                if left.is_zero() {
+                    *kept = kept.checked_sub(1).ok_or(Broken::Silent)?;
+                }
+                return Ok(report);
+            }
             if left.is_zero() {
                 return Err(Broken::Silent);
-            }
-            if let Some(report) = self.reports.receive(left.min(self.patience.glance))? {
-                return Ok(report);
             }
         }
     }
@@ -206,5 +214,62 @@ fn refusal(message: &[u8]) -> Broken {
         Some(&BUSY) => Broken::Busy,
         Some(&code) => Broken::Refused(code),
         None => Broken::Garbled("an error without a number"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::keys::usb::patience::PATIENCE;
+
+    /// Each report waits so long in this machine before it is handed over.
+    struct Late(VecDeque<(Duration, Report)>);
+
+    impl Reports for Late {
+        fn send(&mut self, _: &Report) -> Result<(), Lost> {
+            Ok(())
+        }
+
+        fn receive(&mut self, _: Duration) -> Result<Option<Report>, Lost> {
+            let Some((late, report)) = self.0.pop_front() else { return Ok(None) };
+            std::thread::sleep(late);
+            Ok(Some(report))
+        }
+    }
+
+    fn channel(reports: impl IntoIterator<Item = (Duration, Report)>) -> Channel {
+        let silence = Duration::from_millis(5);
+        Channel {
+            reports: Box::new(Late(reports.into_iter().collect())),
+            id: 7,
+            cancel: CancellationToken::new(),
+            patience: Patience { silence, glance: Duration::from_millis(1), stop: Duration::ZERO, ..PATIENCE },
+        }
+    }
+
+    fn report(number: u8, message: &[u8]) -> Report {
+        framing::reports(7, number, message).unwrap()[0]
+    }
+
+    #[test]
+    fn a_machine_that_stood_still_does_not_take_the_key_for_silent() {
+        let late = Duration::from_millis(30);
+        let mut channel = channel([
+            // Somebody else's, read when the silence is over already; then our answer, which lay behind it.
+            (late, framing::reports(9, command::KEEP_ALIVE, &[1]).unwrap()[0]),
+            (Duration::ZERO, report(command::CBOR, &[0, 1])),
+        ]);
+        assert_eq!(channel.request(&[4], WaitsFor::Machine), Ok((0, vec![1])));
+    }
+
+    #[test]
+    fn what_others_go_on_hearing_from_a_key_is_no_sign_of_life_for_us() {
+        let foreign = framing::reports(9, command::KEEP_ALIVE, &[1]).unwrap()[0];
+        let late = Duration::from_millis(10);
+        let mut channel = channel((0..200).map(|n| (if n == 0 { late } else { Duration::ZERO }, foreign)));
+        assert_eq!(channel.request(&[4], WaitsFor::Machine), Err(Broken::Silent));
     }
 }

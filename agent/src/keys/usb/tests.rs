@@ -1,5 +1,5 @@
-//! Keys in software on this machine's desk: real reports, real CTAP2, no hardware. The waits are short; the key answers
-//! within the call that asks it, so that a busy machine makes nothing late.
+//! Keys in software on this machine's desk: real reports, real CTAP2, no hardware. The waits are short for
+//! what is waited out, and long enough for a machine that stands still for a moment.
 
 use std::collections::{HashSet, VecDeque};
 use std::io;
@@ -35,11 +35,11 @@ const SOON: Duration = Duration::from_secs(20);
 const HASTE: Patience = Patience {
     poll: Duration::from_millis(20),
     settle: Duration::from_millis(300),
-    init: Duration::from_millis(150),
-    silence: Duration::from_millis(200),
-    machine: Duration::from_millis(500),
+    init: Duration::from_secs(1),
+    silence: Duration::from_secs(1),
+    machine: Duration::from_secs(3),
     person: Duration::from_secs(10),
-    stop: Duration::from_millis(100),
+    stop: Duration::from_millis(500),
     glance: Duration::from_millis(5),
     busy: Duration::from_millis(30),
 };
