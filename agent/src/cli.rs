@@ -56,6 +56,9 @@ enum Command {
     /// Tell which rule opens or refuses a port, whether a tap is needed, and what to do
     #[command(after_help = WHY_HELP)]
     Why(Why),
+    /// Look for what is wrong on this machine and on the way to the cluster, and say what to do
+    #[command(after_help = DOCTOR_HELP)]
+    Doctor(Output),
     /// Your security keys, passkeys and authenticator apps
     #[command(subcommand)]
     Mfa(Mfa),
@@ -279,6 +282,11 @@ Each command has PORTLATCH_HOST, PORTLATCH_PORT and PORTLATCH_NAME in its enviro
 PGPORT, for MySQL also MYSQL_HOST and MYSQL_TCP_PORT. Ten run at a time. Example:
   portlatch exec --kind db --labels env=prod --output-dir logs -- psql -c 'select 1'";
 
+/// What the lines of a `doctor` mean.
+const DOCTOR_HELP: &str = "\
+Each line begins with ok, warn (it works, but less well than it could) or fail (something does not work), and each that is
+not ok says what to do. Exit code: 1 if anything failed.";
+
 /// What the end of a `why` says.
 const WHY_HELP: &str = "\
 Exit code: 0 if a connection may be made (after a tap, where one is needed), 3 if it is refused, 1 if nobody can tell.";
@@ -335,6 +343,7 @@ fn start(command: Command) -> Result<(), Failure> {
                 unless_stopped(commands::tap(&files, &host, port, tap.mfa_mode)).await
             }
             Command::Why(why) => commands::why(&why, &files, &clock).await,
+            Command::Doctor(output) => commands::doctor(&output, &files, &clock).await,
             Command::Exec(exec) => commands::exec(&exec, &files, &clock).await,
             Command::Rdp(rdp) => commands::rdp(&rdp, &files, &clock).await,
             Command::Mfa(mfa) => commands::mfa(&mfa, &files, &clock).await,
@@ -374,6 +383,7 @@ mod tests {
         assert!(Cli::try_parse_from(["portlatch", "tap", "billing-db.corp.internal:5432"]).is_ok());
         assert!(Cli::try_parse_from(["portlatch", "why", "billing-db.corp.internal:5432", "--json"]).is_ok());
         assert!(Cli::try_parse_from(["portlatch", "why"]).is_err());
+        assert!(Cli::try_parse_from(["portlatch", "doctor", "--json"]).is_ok());
         assert!(Cli::try_parse_from(["portlatch", "login", "--proxy", "http://x"]).is_err());
         assert!(Cli::try_parse_from(["portlatch", "login", "--proxy", "x", "--ca-pin", "abc"]).is_err());
     }

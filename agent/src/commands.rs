@@ -20,6 +20,7 @@ use crate::terminal;
 
 mod agent;
 mod asking;
+mod doctor;
 mod exec;
 mod login;
 mod logout;
@@ -34,6 +35,7 @@ mod watch;
 mod why;
 
 pub(crate) use agent::agent;
+pub(crate) use doctor::doctor;
 pub(crate) use exec::{Labels, exec};
 pub(crate) use login::login;
 pub(crate) use logout::{logged_out, logout};

@@ -41,6 +41,8 @@ const ANSWER_TIME: Duration = Duration::from_secs(15);
 const ACCESS_TIME: Duration = Duration::from_secs(10);
 /// How long the answer to the catalogue's long poll may take: control's wait and the way.
 const CATALOGUE_TIME: Duration = CATALOGUE_WAIT.saturating_add(Duration::from_secs(10));
+/// How long a glance may take: whoever waits for it wants to know whether control answers at all.
+const GLANCE_TIME: Duration = Duration::from_secs(8);
 /// How long saying goodbye may take: nobody wants to wait for it.
 const GOODBYE_TIME: Duration = Duration::from_secs(5);
 
@@ -111,6 +113,12 @@ impl Control {
         }
     }
 
+    /// Whether it answers, what it lists, and what time it is there.
+    pub(crate) async fn glance(&self) -> Result<Glance, ApiError> {
+        let answer = self.exchange.ask(Method::GET, "/v1/catalogue", Bytes::new(), GLANCE_TIME).await?;
+        Ok(Glance { time: answer.date, catalogue: parsed(&answer) })
+    }
+
     /// Asks for a grant.
     pub(crate) async fn access(&self, request: &AccessRequest) -> Result<AccessAnswer, ApiError> {
         self.post_within("/v1/access", request, ACCESS_TIME).await
@@ -170,6 +178,15 @@ impl Control {
         let body = Zeroizing::new(serde_json::to_vec(body).expect("a request of ours is JSON"));
         parsed(&self.exchange.ask(Method::POST, path, Bytes::from_owner(body), time).await?)
     }
+}
+
+/// What one look at control shows.
+#[derive(Debug)]
+pub(crate) struct Glance {
+    /// Its time of day, in seconds since 1970.
+    pub(crate) time: Option<i64>,
+    /// What the login may reach, or why control does not say.
+    pub(crate) catalogue: Result<Catalogue, ApiError>,
 }
 
 /// A control that several tasks ask.

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use portlatch_protocol::attach::{Hello, Status, ToAgent, ToDaemon, VERSION};
+use portlatch_protocol::attach::{Hello, Machine, Status, ToAgent, ToDaemon, VERSION};
 use portlatch_protocol::frame::{FrameDecoder, FrameError, MAX_LOCAL_FRAME, encode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -99,16 +99,22 @@ pub(crate) fn socket_path() -> PathBuf {
 /// # Errors
 /// A [`DaemonError`] if it does not say.
 pub(crate) async fn ask_status(socket: &Path) -> Result<Status, DaemonError> {
+    Conversation::begin(socket).await?.status().await
+}
+
+/// The same, and what it knows of the machine.
+///
+/// # Errors
+/// A [`DaemonError`] if it does not say.
+pub(crate) async fn ask_machine(socket: &Path) -> Result<(Status, Machine), DaemonError> {
     let mut conversation = Conversation::begin(socket).await?;
-    conversation.writer.send(&ToDaemon::StatusWanted).await?;
-    let answer = async {
-        loop {
-            if let ToAgent::Status(status) = conversation.reader.next().await? {
-                return Ok(status);
-            }
-        }
-    };
-    tokio::time::timeout(ANSWER_TIME, answer).await.unwrap_or(Err(DaemonError::Silent))
+    let status = conversation.status().await?;
+    conversation.writer.send(&ToDaemon::MachineWanted).await?;
+    let machine = conversation.answer(|message| {
+        let ToAgent::Machine(machine) = message else { return None };
+        Some(machine)
+    });
+    Ok((status, machine.await?))
 }
 
 impl Conversation {
@@ -147,6 +153,29 @@ impl Conversation {
             | ToAgent::Status(_)
             | ToAgent::Machine(_) => Err(DaemonError::Ended),
         }
+    }
+}
+
+impl Conversation {
+    async fn status(&mut self) -> Result<Status, DaemonError> {
+        self.writer.send(&ToDaemon::StatusWanted).await?;
+        let status = self.answer(|message| {
+            let ToAgent::Status(status) = message else { return None };
+            Some(status)
+        });
+        status.await
+    }
+
+    /// The first message that is meant, whatever comes before it.
+    async fn answer<T>(&mut self, meant: impl Fn(ToAgent) -> Option<T>) -> Result<T, DaemonError> {
+        let answer = async {
+            loop {
+                if let Some(answer) = meant(self.reader.next().await?) {
+                    return Ok(answer);
+                }
+            }
+        };
+        tokio::time::timeout(ANSWER_TIME, answer).await.unwrap_or(Err(DaemonError::Silent))
     }
 }
 

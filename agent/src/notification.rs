@@ -52,6 +52,14 @@ pub(crate) enum Desktop {
     IsNotThere,
 }
 
+/// Whether there is a notification server now; if not, why.
+///
+/// # Errors
+/// What the bus said.
+pub(crate) async fn look_for_server() -> Result<(), String> {
+    Server::find().await.map(|_| ()).map_err(|error| safe_sentence(&error.to_string()))
+}
+
 impl Notifications {
     /// Notifications that say what people decide to the service.
     pub(crate) const fn new(commands: mpsc::Sender<Command>) -> Self {

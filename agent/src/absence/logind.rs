@@ -11,6 +11,7 @@ use zbus::message::Type;
 use zbus::{Connection, MatchRule, Message, MessageStream, OwnedObjectPath, OwnedVariant};
 
 use super::{Screen, SeatEvent};
+use crate::safe_text::safe_sentence;
 
 const SERVICE: &str = "org.freedesktop.login1";
 const MANAGER_PATH: &str = "/org/freedesktop/login1";
@@ -37,6 +38,19 @@ pub(crate) async fn listen(events: mpsc::Sender<SeatEvent>) {
             Err(_) => tracing::debug!("no logind: the bus is silent"),
         }
         tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// Whether logind can be heard; if not, why.
+///
+/// # Errors
+/// What the bus said.
+pub(crate) async fn look_for_it() -> Result<(), String> {
+    let looked = async { Listener::connect().await?.sessions().await };
+    match tokio::time::timeout(LONGEST_CALL, looked).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(safe_sentence(&error.to_string())),
+        Err(_) => Err("the bus is silent".to_owned()),
     }
 }
 

@@ -81,6 +81,15 @@ fn mismatch(reason: &rustls::Error) -> String {
     if matches!(certificate, Certificate::UnknownIssuer | Certificate::BadSignature) {
         return "its certificate is of another CA".to_owned();
     }
+    if matches!(
+        certificate,
+        Certificate::Expired
+            | Certificate::ExpiredContext { .. }
+            | Certificate::NotValidYet
+            | Certificate::NotValidYetContext { .. }
+    ) {
+        return "its certificate is of another time than this machine's clock shows".to_owned();
+    }
     if matches!(certificate, Certificate::NotValidForName | Certificate::NotValidForNameContext { .. }) {
         return "its certificate is of another host".to_owned();
     }

@@ -5,14 +5,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, HOST};
-use http::{Method, Request, StatusCode};
+use http::header::{ACCEPT, CONTENT_TYPE, DATE, HOST};
+use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use portlatch_protocol::api::MAX_ANSWER;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
@@ -37,6 +39,8 @@ pub(super) struct Exchange {
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) body: Bytes,
+    /// When the server sent it, by its clock, in seconds since 1970 (RFC 9110 section 6.6.1).
+    pub(super) date: Option<i64>,
 }
 
 #[derive(Debug)]
@@ -92,7 +96,7 @@ impl Exchange {
         connection: Connection,
         response: http::Response<hyper::body::Incoming>,
     ) -> Result<Answer, ApiError> {
-        let status = response.status();
+        let (status, date) = (response.status(), date(response.headers()));
         let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
         let body = body.map_err(|error| match error.downcast::<hyper::Error>() {
             Ok(error) => self.broken(*error),
@@ -102,7 +106,7 @@ impl Exchange {
             }
         })?;
         *self.idle.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection);
-        Ok(Answer { status, body: body.to_bytes() })
+        Ok(Answer { status, body: body.to_bytes(), date })
     }
 
     async fn connect(&self) -> Result<Connection, ApiError> {
@@ -149,6 +153,11 @@ impl Exchange {
     fn host(&self) -> String {
         self.address.to_string()
     }
+}
+
+fn date(headers: &HeaderMap) -> Option<i64> {
+    let date = OffsetDateTime::parse(headers.get(DATE)?.to_str().ok()?, &Rfc2822);
+    date.ok().map(OffsetDateTime::unix_timestamp)
 }
 
 /// The TLS error at the bottom of another one. An I/O error hides what it carries from `source`.

@@ -132,6 +132,11 @@ pub(crate) fn pinentry_or(other: Pins) -> Pins {
     Arc::new(FirstOf(vec![Arc::new(pinentry::Pinentry::of_environment()), other]))
 }
 
+/// The pinentry that is asked with in this environment; none where the prompt asks by itself.
+pub(crate) fn pinentry_program() -> Option<String> {
+    pinentry::Pinentry::of_environment().program().map(str::to_owned)
+}
+
 /// Each in turn, until one can ask at all.
 #[derive(Debug)]
 struct FirstOf(Vec<Pins>);

@@ -21,6 +21,7 @@ use webauthn_rs_proto::{
 };
 
 use super::{Attempt, KeyError, SecurityKey};
+use crate::safe_text::plain;
 
 mod bus;
 mod channel;
@@ -36,13 +37,22 @@ mod race;
 mod seat;
 mod trouble;
 
-use bus::{Bus, KeyId};
+use bus::{Bus, Found, KeyId, OpenError};
 use operation::Operation;
 use patience::{PATIENCE, Patience};
 
 /// Every USB security key of the machine that the user may open.
 #[derive(Debug)]
 pub(crate) struct UsbKeys(Machine);
+
+/// A key that is plugged in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PluggedIn {
+    /// `/dev/hidraw3`.
+    pub(crate) device: String,
+    /// Why it cannot be used, and what to do; none if it can.
+    pub(crate) trouble: Option<String>,
+}
 
 /// The keys, and those whose threads have not come back.
 #[derive(Debug, Clone)]
@@ -57,6 +67,22 @@ impl UsbKeys {
     /// The keys of this machine.
     pub(crate) fn new() -> Self {
         Self::on(Arc::new(hidraw::Hidraw), PATIENCE)
+    }
+
+    /// The keys that are plugged in, and what keeps each from being used.
+    ///
+    /// # Errors
+    /// If they cannot be listed.
+    pub(crate) fn plugged_in(&self) -> std::io::Result<Vec<PluggedIn>> {
+        let Machine { bus, .. } = &self.0;
+        let look = |Found { key, .. }: Found| {
+            let trouble = bus.open(&key).err().map(|error| match error {
+                OpenError::NoAccess(why) => why,
+                OpenError::Io(error) => format!("{} cannot be opened: {}", key.device, plain(&error)),
+            });
+            PluggedIn { device: key.device, trouble }
+        };
+        Ok(bus.list()?.into_iter().map(look).collect())
     }
 
     fn on(bus: Arc<dyn Bus>, patience: Patience) -> Self {

@@ -9,6 +9,7 @@
 mod codes;
 mod commands;
 mod desktop;
+mod doctor;
 mod exec;
 mod mfa;
 mod prompts;

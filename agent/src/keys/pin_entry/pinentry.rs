@@ -40,6 +40,11 @@ impl Pinentry {
         Self { program }
     }
 
+    /// The program that is asked with, if any.
+    pub(crate) fn program(&self) -> Option<&str> {
+        self.program.as_deref()
+    }
+
     async fn converse(&self, question: &PinQuestion) -> Result<Pin, NoPin> {
         let program = self.program.as_deref().ok_or(NoPin::Nobody)?;
         let mut conversation = Conversation::begin(program)?;

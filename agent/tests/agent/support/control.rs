@@ -94,6 +94,8 @@ struct Story {
     memory: Memory,
     /// The code that is taken beside the key, if any is.
     code: Option<String>,
+    /// The port of the one proxy, where all names are this machine's own.
+    local: Option<u16>,
     /// What proved presence at prompts.
     proofs: Vec<String>,
     extra: usize,
@@ -195,6 +197,12 @@ impl Control {
     /// Adds resources to the catalogue.
     pub(crate) fn add_resources(&self, more: usize) {
         self.state.story.lock().unwrap().extra += more;
+        self.state.revision.send_modify(|revision| *revision += 1);
+    }
+
+    /// Every name is `localhost`, and so is the one proxy, at this port.
+    pub(crate) fn is_local(&self, proxy: u16) {
+        self.state.story.lock().unwrap().local = Some(proxy);
         self.state.revision.send_modify(|revision| *revision += 1);
     }
 
@@ -443,13 +451,15 @@ impl State {
         let mut revision = self.revision.subscribe();
         let newer = revision.wait_for(|revision| after.is_none_or(|after| *revision > after));
         let revision = *newer.await.unwrap();
-        let (extra, desktops) = {
+        let (extra, desktops, local) = {
             let story = self.story.lock().unwrap();
-            (story.extra, story.desktops.clone())
+            (story.extra, story.desktops.clone(), story.local)
         };
+        let suffix = if local.is_some() { CLUSTER } else { "corp.internal" };
+        let host = |name: &str| if local.is_some() { CLUSTER.to_owned() } else { format!("{name}.{suffix}") };
         let resource = |name: &str| Resource {
             id: format!("db/{name}").parse().unwrap(),
-            host: format!("{name}.corp.internal").parse().unwrap(),
+            host: host(name).parse().unwrap(),
             ports: vec![PortRange::new(1, 65_535).unwrap()],
             hold: Hold::Hybrid,
             mfa: MfaNeed::Tap,
@@ -468,8 +478,12 @@ impl State {
         let catalogue = Catalogue {
             revision,
             resources: std::iter::once(resource("billing-db")).chain(others).chain(desktops).collect(),
-            zones: vec![Zone { suffix: "corp.internal".parse().unwrap(), exclusive: false }],
-            proxies: vec![ProxyAddress { name: "main".parse().unwrap(), host: CLUSTER.into(), port: 443 }],
+            zones: vec![Zone { suffix: suffix.parse().unwrap(), exclusive: false }],
+            proxies: vec![ProxyAddress {
+                name: "main".parse().unwrap(),
+                host: "127.0.0.1".into(),
+                port: local.unwrap_or(443),
+            }],
             outside: vec![CLUSTER.parse().unwrap()],
         };
         reply(StatusCode::OK, &json!(catalogue))

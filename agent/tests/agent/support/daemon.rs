@@ -1,11 +1,12 @@
 //! The daemon, played by the test: frames on a unix socket, and the tunnel key.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
 use portlatch_protocol::attach::{
-    AccessWanted, Attach, AttachRefusal, CataloguePart, CertificateBytes, Grant, HeldGrant, Hello, Refusal,
-    Status, ToAgent, ToDaemon, VERSION,
+    AccessWanted, Attach, AttachRefusal, CataloguePart, CertificateBytes, Finding, Grant, HeldGrant, Hello,
+    Machine, Refusal, Status, ToAgent, ToDaemon, VERSION,
 };
 use portlatch_protocol::frame::{FrameDecoder, MAX_LOCAL_FRAME, encode};
 use portlatch_protocol::identity::{Identity, Subject};
@@ -37,6 +38,8 @@ impl Daemon {
             decoder: FrameDecoder::new(MAX_LOCAL_FRAME),
             grants: Vec::new(),
             refusals: Vec::new(),
+            attached: None,
+            findings: Vec::new(),
             hello: Hello { version: 0, pid: 0 },
         };
         let ToDaemon::Hello(hello) = agent.next().await else { panic!("the first message is no hello") };
@@ -53,6 +56,10 @@ pub(crate) struct Agent {
     /// What status tells.
     pub(crate) grants: Vec<HeldGrant>,
     pub(crate) refusals: Vec<Refusal>,
+    /// The agent that is attached, if it is not this one.
+    pub(crate) attached: Option<u32>,
+    /// What the machine lacks.
+    pub(crate) findings: Vec<Finding>,
     pub(crate) hello: Hello,
 }
 
@@ -84,23 +91,31 @@ impl Agent {
     async fn any(&mut self) -> Option<ToDaemon> {
         loop {
             while let Some(message) = self.decoder.poll_message().unwrap() {
-                if message != ToDaemon::StatusWanted {
-                    return Some(message);
+                match message {
+                    ToDaemon::StatusWanted => self.send(ToAgent::Status(self.status())).await,
+                    // The loopback's own addresses: what `localhost` resolves to is one of them.
+                    ToDaemon::MachineWanted => {
+                        let (network, findings) = (Ipv4Addr::new(127, 0, 0, 0), self.findings.clone());
+                        self.send(ToAgent::Machine(Machine { network, prefix_length: 8, findings })).await;
+                    }
+                    message => return Some(message),
                 }
-                let status = Status {
-                    agent: Some(self.hello.pid),
-                    grants: self.grants.clone(),
-                    refusals: self.refusals.clone(),
-                    tunnels: vec![],
-                    flows: 0,
-                };
-                self.send(ToAgent::Status(status)).await;
             }
             let mut bytes = [0; 4096];
             match self.stream.read(&mut bytes).await {
                 Ok(0) | Err(_) => return None,
                 Ok(length) => self.decoder.handle_bytes(&bytes[..length]),
             }
+        }
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            agent: self.attached,
+            grants: self.grants.clone(),
+            refusals: self.refusals.clone(),
+            tunnels: vec![],
+            flows: 0,
         }
     }
 
