@@ -231,9 +231,10 @@ impl Control {
         challenge: Id,
         purpose: PagePurpose,
     ) -> Result<(), Denial> {
-        let expires = self.clock.boot_time() + LIFETIME;
+        let now = self.clock.boot_time();
+        let expires = now + LIFETIME;
         let kept = PageChallenge { owner: visit.owner, purpose, address: visit.address, expires };
-        for event in self.browsers.challenges.insert(challenge, kept)? {
+        for event in self.browsers.challenges.insert(challenge, kept, now)? {
             self.audit.note(event).await;
         }
         Ok(())
