@@ -176,13 +176,17 @@ impl Control {
         let now = self.clock.boot_time();
         let ceremony = random_id();
         let expires = now + LIFETIME;
-        self.audit.write(person.event(EventKind::MfaChallenge)).await?;
         let challenge = Challenge { owner, purpose, address: person.address, expires };
         let displaced = self.ceremonies.insert(ceremony.clone(), challenge, now)?;
         self.note_ended(displaced, "displaced").await;
         Ok(LoginChallenge { ceremony, task, expires_in: LIFETIME.as_secs() })
+        // Kept before it is recorded: one that finds no room was never made, and ends on no record either.
     }
 
+        if let Err(error) = self.audit.write(person.event(EventKind::MfaChallenge)).await {
+            drop(self.ceremonies.take_login(&ceremony, now));
+            return Err(error.into());
+        }
     pub(crate) fn signer(&self) -> Signer<'_> {
         Signer::new(self.cluster(), &self.keys)
     }

@@ -83,7 +83,7 @@ impl Control {
             code: approval.code(),
         });
         let proof = ProofPurpose { login: login.clone(), wanted, codes, state, browser };
-        self.audit.write(about(&proof.wanted, asker.event(EventKind::MfaChallenge))).await?;
+        let made = about(&proof.wanted, asker.event(EventKind::MfaChallenge));
         let challenge = Challenge {
             owner: Owner::Login(login.login.clone()),
             purpose: Purpose::Proof(Box::new(proof)),
@@ -103,8 +103,13 @@ impl Control {
             CeremonyPurpose::Exec(exec) => self.demand_of_exec(asker, exec).await,
             CeremonyPurpose::ManageDevices(change) => self.demand_of_change(&asker.into(), change).await,
         }
+        // Kept before it is recorded: one that finds no room was never made, and ends on no record either.
     }
 
+        if let Err(error) = self.audit.write(made).await {
+            drop(self.ceremonies.take_cancelled(&ceremony, &login.login, now));
+            return Err(error.into());
+        }
     /// Ends a ceremony: takes the challenge, verifies the proof, and does what was wanted.
     ///
     /// # Errors

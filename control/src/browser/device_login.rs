@@ -103,7 +103,7 @@ impl DeviceLogins {
     }
 
     /// Forgets what has ended, and gives it to the audit.
-    pub(super) fn take_expired(&self, now: BootTime) -> Vec<Event> {
+    pub(crate) fn take_expired(&self, now: BootTime) -> Vec<Event> {
         let mut open = self.lock();
         let over = open.extract_if(|_, login| login.expires <= now);
         over.map(|(_, login)| login.failed("timed_out")).collect()
@@ -143,8 +143,13 @@ impl Control {
         let offer = BrowserOffer { url, code: approval.code() };
         let (user, device) = (request.user.clone(), request.device.clone());
         let login = DeviceLogin { user, device, key, address, approval, expires: now + LIFETIME };
-        self.audit.write(login.event(EventKind::MfaChallenge)).await?;
+        let made = login.event(EventKind::MfaChallenge);
+        // Kept before it is recorded: one that finds no room was never made, and ends on no record either.
         self.browsers.logins.insert(ceremony.clone(), login)?;
+        if let Err(error) = self.audit.write(made).await {
+            drop(self.browsers.logins.take(&ceremony, now));
+            return Err(error.into());
+        }
         Ok(BrowserLogin { ceremony, browser: offer, expires_in: LIFETIME.as_secs() })
     }
 

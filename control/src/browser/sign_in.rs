@@ -218,9 +218,13 @@ impl Control {
             detail: Some("pages".to_owned()),
             ..Event::new(EventKind::MfaChallenge)
         };
-        self.audit.write(made).await?;
         let challenge = random_id();
+        // Kept before it is recorded: one that finds no room was never made, and ends on no record either.
         self.keep_page_challenge(visit, challenge.clone(), purpose).await?;
+        if let Err(error) = self.audit.write(made).await {
+            drop(self.browsers.challenges.take(&challenge, &visit.owner, self.clock.boot_time()));
+            return Err(error.into());
+        }
         Ok(Task { challenge, options })
     }
 

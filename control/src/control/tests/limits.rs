@@ -3,11 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use portlatch_protocol::api::AccessAnswer;
+use portlatch_protocol::api::browser::BrowserLoginRequest;
+use portlatch_protocol::api::ceremony::BrowserReturn;
+use portlatch_protocol::api::{AccessAnswer, Secret};
+use portlatch_protocol::names::UserName;
 use portlatch_protocol::refusal::RefusalReason;
 
+use rcgen::KeyPair;
+use zeroize::Zeroizing;
+
 use super::super::*;
-use super::scene::{Scene, file};
+use super::scene::{ADDRESS, PASSWORD, Scene, csr, file, login_request, password};
+use crate::browser::Visit;
+use crate::browser::challenges::{NewAppPurpose, PageChallenge, PagePurpose};
+use crate::browser::sign_in::{SignInProof, SignInTarget};
+use crate::ceremony::{Challenge, LIFETIME, MAX_OPEN, NewDevice, NewDevicePurpose, Owner, Purpose};
 use crate::control::changes::ChangeError;
 
 #[tokio::test]
@@ -104,4 +114,88 @@ async fn a_change_that_was_recorded_and_could_not_be_stored_is_recorded_as_such(
     let records = scene.audit("token.create");
     assert_eq!(records.len(), 2);
     assert_eq!(records[1]["reason"], "not_done");
+}
+
+const VISIT: Visit = Visit { owner: [7; 32], address: ADDRESS };
+
+fn with_password(user: &UserName) -> SignInProof {
+    SignInProof::Password { user: user.clone(), password: Secret(PASSWORD.to_owned()) }
+}
+
+fn login_at_a_page() -> BrowserLoginRequest {
+    // SHA-256 is 43 characters of this alphabet.
+    let browser = BrowserReturn { port: 40_000, secret_hash: "A".repeat(43) };
+    let csr = csr(&KeyPair::generate().unwrap());
+    BrowserLoginRequest { user: None, device: "laptop".parse().unwrap(), csr, browser }
+}
+
+// G: what is made ends on the record, and what is refused leaves none.
+#[tokio::test]
+async fn a_challenge_that_finds_no_room_is_not_on_the_record() {
+    let scene = Scene::new().await;
+    let person = scene.person("jerry").await;
+    let (user, now) = (person.granted.user.clone(), scene.clock.boot_time());
+    let made = scene.audit("mfa.challenge").len();
+    for number in 0..MAX_OPEN {
+        let device = NewDevice::App { secret: Zeroizing::new(vec![1]), tries: 1 };
+        let login = person.login.login.clone();
+        let purpose = NewDevicePurpose { login, name: "phone".to_owned(), device };
+        let challenge = Challenge {
+            owner: Owner::Login(Id::from_random(u128::try_from(number).unwrap().to_be_bytes())),
+            purpose: Purpose::NewDevice(Box::new(purpose)),
+            address: ADDRESS,
+            expires: now + LIFETIME,
+        };
+        scene.control.ceremonies.insert(random_id(), challenge, now).unwrap();
+    }
+    let open = person.opening("db/billing", 5432);
+    assert_eq!(scene.begin(&person, &open).await.unwrap_err(), Denial::RateLimited);
+    let login = login_request("jerry", password(PASSWORD));
+    assert_eq!(scene.control.begin_login(&login, ADDRESS).await.unwrap_err(), Denial::RateLimited);
+    // At the pages: an office's worth of people who have signed in.
+    for number in 0..=u8::MAX {
+        let secret = Zeroizing::new(vec![1]);
+        let new = NewAppPurpose { user: user.clone(), name: "phone".to_owned(), secret, tries: 1 };
+        let (purpose, expires) = (PagePurpose::NewApp(Box::new(new)), now + LIFETIME);
+        let challenge = PageChallenge { owner: [number; 32], purpose, address: ADDRESS, expires };
+        let is_full = scene.control.browsers.challenges.insert(random_id(), challenge, now).is_err();
+        assert!(!is_full, "{number}");
+    }
+    let begun = scene.control.begin_sign_in(VISIT, SignInTarget::Pages, with_password(&user)).await;
+    assert_eq!(begun.unwrap_err(), Denial::RateLimited);
+    assert_eq!(scene.audit("mfa.challenge").len(), made);
+}
+
+#[tokio::test]
+async fn a_device_s_login_that_finds_no_room_is_not_on_the_record() {
+    let scene = Scene::new().await;
+    let request = login_at_a_page();
+    let mut made = 0;
+    // One a second is let in; they wait for five minutes.
+    for _ in 0..150 {
+        made += usize::from(scene.control.begin_browser_login(&request, ADDRESS).await.is_ok());
+        scene.pass(Duration::from_secs(1));
+    }
+    assert!(made < 150, "there is room for all");
+    assert_eq!(scene.audit("mfa.challenge").len(), made);
+}
+
+#[tokio::test]
+async fn a_challenge_that_cannot_be_recorded_is_not_made() {
+    let mut scene = Scene::new().await;
+    let person = scene.person("jerry").await;
+    fill_audit(&mut scene);
+    let (user, now) = (person.granted.user.clone(), scene.clock.boot_time());
+    let open = person.opening("db/billing", 5432);
+    assert_eq!(scene.begin(&person, &open).await.unwrap_err(), Denial::Unavailable);
+    let login = login_request("jerry", password(PASSWORD));
+    assert_eq!(scene.control.begin_login(&login, ADDRESS).await.unwrap_err(), Denial::Unavailable);
+    assert!(scene.control.ceremonies.is_empty());
+    let begun = scene.control.begin_sign_in(VISIT, SignInTarget::Pages, with_password(&user)).await;
+    assert_eq!(begun.unwrap_err(), Denial::Unavailable);
+    let begun = scene.control.begin_browser_login(&login_at_a_page(), ADDRESS).await;
+    assert_eq!(begun.unwrap_err(), Denial::Unavailable);
+    let late = now + Duration::from_secs(3600);
+    assert!(scene.control.browsers.challenges.take_expired(late).is_empty());
+    assert!(scene.control.browsers.logins.take_expired(late).is_empty());
 }
