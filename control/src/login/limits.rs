@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use portlatch_clock::BootTime;
@@ -25,6 +25,9 @@ const MAX_KEYS: usize = 16 * 1024;
 
 /// What a limit allows.
 #[derive(Debug, Clone, Copy)]
+/// A table that is used up is walked once in this time (or in a bucket's period, where that is shorter), however many keys
+/// ask: the walk takes a fraction of a millisecond, and holds up all who ask meanwhile.
+const WALK_AGAIN: Duration = Duration::from_secs(1);
 pub struct Rate {
     /// Attempts in one burst.
     pub burst: u32,
@@ -67,7 +70,16 @@ impl LoginLimits {
 pub struct Limit<K> {
     rate: Rate,
     /// A std mutex: held for a look-up, never across an await; a task of its own would only add a queue.
-    buckets: Mutex<HashMap<K, Bucket>>,
+    buckets: Mutex<Buckets<K>>,
+}
+
+#[derive(Debug)]
+struct Buckets<K> {
+    by_key: HashMap<K, Bucket>,
+    /// Before this, forgetting full buckets is not tried again.
+    walk_at: BootTime,
+    #[cfg(test)]
+    walks: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -79,21 +91,20 @@ struct Bucket {
 impl<K: Hash + Eq + Clone> Limit<K> {
     /// A limit of this rate, with every bucket full.
     pub fn new(rate: Rate) -> Self {
-        Self { rate, buckets: Mutex::new(HashMap::new()) }
+        Self { rate, buckets: Mutex::default() }
     }
 
     /// Takes one attempt; `false` if none is left.
     pub fn take(&self, key: &K, now: BootTime) -> bool {
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        if buckets.len() >= MAX_KEYS && !buckets.contains_key(key) {
-            let rate = self.rate;
-            buckets.retain(|_, bucket| bucket.refilled(rate, now).left < rate.burst);
-            if buckets.len() >= MAX_KEYS {
+        let mut buckets = self.lock();
+        if buckets.by_key.len() >= MAX_KEYS && !buckets.by_key.contains_key(key) {
+            buckets.forget_full(self.rate, now);
+            if buckets.by_key.len() >= MAX_KEYS {
                 return false;
             }
         }
         let full = Bucket { left: self.rate.burst, filled: now };
-        let bucket = buckets.entry(key.clone()).or_insert(full);
+        let bucket = buckets.by_key.entry(key.clone()).or_insert(full);
         *bucket = bucket.refilled(self.rate, now);
         let Some(left) = bucket.left.checked_sub(1) else { return false };
         bucket.left = left;
@@ -102,16 +113,44 @@ impl<K: Hash + Eq + Clone> Limit<K> {
 
     /// Gives an attempt back, because it was no abuse.
     pub fn give_back(&self, key: &K) {
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bucket) = buckets.get_mut(key) {
+        if let Some(bucket) = self.lock().by_key.get_mut(key) {
             bucket.left = self.rate.burst.min(bucket.left.saturating_add(1));
         }
     }
 
     /// Whether an attempt is left, without taking it.
     pub fn has_left(&self, key: &K, now: BootTime) -> bool {
-        let buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        buckets.get(key).is_none_or(|bucket| bucket.refilled(self.rate, now).left > 0)
+        self.lock().by_key.get(key).is_none_or(|bucket| bucket.refilled(self.rate, now).left > 0)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Buckets<K>> {
+        self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K> Default for Buckets<K> {
+    fn default() -> Self {
+        Self {
+            by_key: HashMap::new(),
+            walk_at: BootTime::since_boot(Duration::ZERO),
+            #[cfg(test)]
+            walks: 0,
+        }
+    }
+}
+
+impl<K: Hash + Eq> Buckets<K> {
+    /// Forgets the buckets that are full again: they say nothing.
+    fn forget_full(&mut self, rate: Rate, now: BootTime) {
+        if now < self.walk_at {
+            return;
+        }
+        self.walk_at = now + WALK_AGAIN.min(rate.every);
+        self.by_key.retain(|_, bucket| bucket.refilled(rate, now).left < rate.burst);
+        #[cfg(test)]
+        {
+            self.walks += 1;
+        }
     }
 }
 
@@ -172,7 +211,23 @@ mod tests {
         for key in 0..MAX_KEYS + 100 {
             let _ = limit.take(&key, at(100));
         }
-        assert_eq!(limit.buckets.lock().unwrap().len(), MAX_KEYS);
+        assert_eq!(limit.lock().by_key.len(), MAX_KEYS);
         assert!(limit.take(&usize::MAX, at(1000)), "full buckets make room");
     }
 }
+
+    #[test]
+    fn a_flood_of_keys_does_not_walk_the_table_again_and_again() {
+        let limit = Limit::new(RATE);
+        for key in 0..MAX_KEYS {
+            assert!(limit.take(&key, at(100)));
+        }
+        for key in MAX_KEYS..2 * MAX_KEYS {
+            assert!(!limit.take(&key, at(100)));
+        }
+        assert_eq!(limit.lock().walks, 1);
+        // One attempt is back after ten seconds: each bucket is full, and all make room.
+        assert!(limit.take(&usize::MAX, at(110)));
+        let buckets = limit.lock();
+        assert_eq!((buckets.walks, buckets.by_key.len()), (2, 1));
+    }
