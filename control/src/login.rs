@@ -74,7 +74,11 @@ impl Control {
         let now = self.clock.boot_time();
         let limits = &self.login_limits;
         let by_name = limits.by_name(&self.hub.now(), &request.user);
-        if !limits.by_address.take(&network_of(address), now) || !by_name.take(&request.user, now) {
+        // With a passkey nothing is guessed: what is open of that is bounded by itself.
+        let is_guess = !matches!(request.proof, FirstFactor::Passkey);
+        if !limits.by_address.take(&network_of(address), now)
+            || (is_guess && !by_name.take(&request.user, address, now))
+        {
             return Err(Denial::RateLimited);
         }
         let person = Person { user: &request.user, device: &request.device, address };
@@ -83,7 +87,6 @@ impl Control {
             FirstFactor::Enrolment { token, new_password } => {
                 self.begin_with_token(person, token, new_password).await
             }
-            // Nothing was shown yet, so the attempt is not given back.
             FirstFactor::Passkey => {
                 let (purpose, task) = self.begin_with_passkey(person).await?;
                 let owner = Owner::Unproven(person.user.clone(), network_of(address));
@@ -91,7 +94,7 @@ impl Control {
             }
         };
         let (purpose, task) = begun?;
-        by_name.give_back(&request.user);
+        by_name.give_back(&request.user, address);
         self.open_login_ceremony(person, Owner::LoggingIn(person.user.clone()), purpose, task).await
     }
 
@@ -177,16 +180,16 @@ impl Control {
         let ceremony = random_id();
         let expires = now + LIFETIME;
         let challenge = Challenge { owner, purpose, address: person.address, expires };
+        // Kept before it is recorded: one that finds no room was never made, and ends on no record either.
         let displaced = self.ceremonies.insert(ceremony.clone(), challenge, now)?;
         self.note_ended(displaced, "displaced").await;
-        Ok(LoginChallenge { ceremony, task, expires_in: LIFETIME.as_secs() })
-        // Kept before it is recorded: one that finds no room was never made, and ends on no record either.
-    }
-
         if let Err(error) = self.audit.write(person.event(EventKind::MfaChallenge)).await {
             drop(self.ceremonies.take_login(&ceremony, now));
             return Err(error.into());
         }
+        Ok(LoginChallenge { ceremony, task, expires_in: LIFETIME.as_secs() })
+    }
+
     pub(crate) fn signer(&self) -> Signer<'_> {
         Signer::new(self.cluster(), &self.keys)
     }

@@ -40,7 +40,9 @@ impl Control {
     pub(crate) async fn begin_web_enrolment(&self, visit: Visit, new: NewUser) -> Result<Task, Denial> {
         let (limits, now) = (&self.login_limits, self.clock.boot_time());
         let by_name = limits.by_name(&self.hub.now(), &new.user);
-        if !limits.by_address.take(&network_of(visit.address), now) || !by_name.take(&new.user, now) {
+        if !limits.by_address.take(&network_of(visit.address), now)
+            || !by_name.take(&new.user, visit.address, now)
+        {
             return Err(Denial::RateLimited);
         }
         let token_hash = token_hash(&new.token.0);
@@ -50,7 +52,7 @@ impl Control {
         let Some(secrets) = secrets else {
             return Err(self.sign_in_failed(&new.user, visit, "token").await);
         };
-        by_name.give_back(&new.user);
+        by_name.give_back(&new.user, visit.address);
         self.refuse_locked_visitor(&new.user, visit).await?;
         let password_hash = self.passwords.hash(&new.password).await?;
         let known = self.store.credentials(&new.user).await?;

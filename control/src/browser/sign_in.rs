@@ -127,7 +127,7 @@ impl Control {
         password: &Secret,
     ) -> Result<Task, Denial> {
         let by_name = self.login_limits.by_name(&self.hub.now(), &user);
-        if !by_name.take(&user, self.clock.boot_time()) {
+        if !by_name.take(&user, visit.address, self.clock.boot_time()) {
             return Err(Denial::RateLimited);
         }
         let secrets = self.store.user_secrets(&user).await?;
@@ -136,7 +136,7 @@ impl Control {
         if !self.passwords.verify(password, stored).await? {
             return Err(self.sign_in_failed(&user, visit, "password").await);
         }
-        by_name.give_back(&user);
+        by_name.give_back(&user, visit.address);
         self.refuse_locked_visitor(&user, visit).await?;
         let keys = self.store.credentials(&user).await?;
         let Ok((options, state)) = self.relying_party.begin_browser_tap(&keys, TapStrength::Presence) else {

@@ -13,8 +13,11 @@ use crate::watch::standing::Standing;
 
 /// Attempts from one address: an office behind one address logs in at nine o'clock.
 const PER_ADDRESS: Rate = Rate { burst: 60, every: Duration::from_secs(1) };
-/// Attempts for one user; one that succeeds is given back. Ten guesses, then six a minute.
-const PER_USER: Rate = Rate { burst: 10, every: Duration::from_secs(10) };
+/// Attempts for one user from one network; one that succeeds is given back. Ten guesses, then six a minute: whoever guesses
+/// uses up the own ones, and not those of the user elsewhere.
+const PER_USER_THERE: Rate = Rate { burst: 10, every: Duration::from_secs(10) };
+/// Attempts for one user from all networks together: far above what a user mistypes, far below what guessing needs.
+const PER_USER: Rate = Rate { burst: 60, every: Duration::from_secs(2) };
 /// Recovery codes of one user: people have ten, and type them slowly.
 const RECOVERY: Rate = Rate { burst: 5, every: Duration::from_secs(60) };
 /// Tunnel keys of one login: a daemon makes one at each attach.
@@ -22,12 +25,12 @@ const TUNNELS: Rate = Rate { burst: 30, every: Duration::from_secs(10) };
 /// Keys remembered at once. When they are used up, full buckets are forgotten first; a flood of keys beyond that is
 /// refused, which is what it is for.
 const MAX_KEYS: usize = 16 * 1024;
-
-/// What a limit allows.
-#[derive(Debug, Clone, Copy)]
 /// A table that is used up is walked once in this time (or in a bucket's period, where that is shorter), however many keys
 /// ask: the walk takes a fraction of a millisecond, and holds up all who ask meanwhile.
 const WALK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What a limit allows.
+#[derive(Debug, Clone, Copy)]
 pub struct Rate {
     /// Attempts in one burst.
     pub burst: u32,
@@ -39,9 +42,9 @@ pub struct Rate {
 #[derive(Debug)]
 pub struct LoginLimits {
     pub(crate) by_address: Limit<IpAddr>,
-    by_user: Limit<UserName>,
+    by_user: NameLimit,
     /// Names that nobody has stand apart: a flood of them must not keep users out.
-    by_stranger: Limit<UserName>,
+    by_stranger: NameLimit,
     pub(super) by_recovery: Limit<UserName>,
     pub(super) tunnels: Limit<Id>,
 }
@@ -50,8 +53,8 @@ impl Default for LoginLimits {
     fn default() -> Self {
         Self {
             by_address: Limit::new(PER_ADDRESS),
-            by_user: Limit::new(PER_USER),
-            by_stranger: Limit::new(PER_USER),
+            by_user: NameLimit::default(),
+            by_stranger: NameLimit::default(),
             by_recovery: Limit::new(RECOVERY),
             tunnels: Limit::new(TUNNELS),
         }
@@ -59,9 +62,36 @@ impl Default for LoginLimits {
 }
 
 impl LoginLimits {
-    /// The limit on attempts with this name.
-    pub(crate) fn by_name(&self, standing: &Standing, user: &UserName) -> &Limit<UserName> {
+    /// The limit on guesses at what this name's password or token is.
+    pub(crate) fn by_name(&self, standing: &Standing, user: &UserName) -> &NameLimit {
         if standing.has_user(user) { &self.by_user } else { &self.by_stranger }
+    }
+}
+
+/// The limit on guesses with a name: from one network, and in all.
+#[derive(Debug)]
+pub(crate) struct NameLimit {
+    there: Limit<(UserName, IpAddr)>,
+    everywhere: Limit<UserName>,
+}
+
+impl Default for NameLimit {
+    fn default() -> Self {
+        Self { there: Limit::new(PER_USER_THERE), everywhere: Limit::new(PER_USER) }
+    }
+}
+
+impl NameLimit {
+    /// Takes one attempt from this address; `false` if none is left.
+    pub(crate) fn take(&self, user: &UserName, address: IpAddr, now: BootTime) -> bool {
+        // What is refused there takes nothing from the others.
+        self.there.take(&(user.clone(), network_of(address)), now) && self.everywhere.take(user, now)
+    }
+
+    /// Gives an attempt back, because it was no guess.
+    pub(crate) fn give_back(&self, user: &UserName, address: IpAddr) {
+        self.there.give_back(&(user.clone(), network_of(address)));
+        self.everywhere.give_back(user);
     }
 }
 
@@ -196,6 +226,20 @@ mod tests {
     }
 
     #[test]
+    fn a_stranger_s_guesses_use_up_the_own_attempts_and_not_the_user_s() {
+        let (limit, user) = (NameLimit::default(), "jerry".parse().unwrap());
+        let network = |number: u8| IpAddr::from([192, 0, number, 1]);
+        let guesses = |from: u8| (0..1000).filter(|_| limit.take(&user, network(from), at(100))).count();
+        assert_eq!(guesses(0), 10);
+        assert!(limit.take(&user, network(1), at(100)), "the user is elsewhere");
+        limit.give_back(&user, network(1));
+        let all: usize = (1..100).map(guesses).sum();
+        assert_eq!(all, 50, "sixty in all, however many networks take part");
+        assert!(!limit.take(&user, network(200), at(100)));
+        assert!(limit.take(&user, network(200), at(102)));
+    }
+
+    #[test]
     fn an_attempt_given_back_can_be_taken_again() {
         let limit = Limit::new(RATE);
         assert!((0..3).all(|_| limit.take(&"jerry", at(100))));
@@ -214,7 +258,6 @@ mod tests {
         assert_eq!(limit.lock().by_key.len(), MAX_KEYS);
         assert!(limit.take(&usize::MAX, at(1000)), "full buckets make room");
     }
-}
 
     #[test]
     fn a_flood_of_keys_does_not_walk_the_table_again_and_again() {
@@ -231,3 +274,4 @@ mod tests {
         let buckets = limit.lock();
         assert_eq!((buckets.walks, buckets.by_key.len()), (2, 1));
     }
+}
