@@ -59,7 +59,7 @@ impl Control {
         let (login, now) = (&asker.login.login, self.clock.boot_time());
         let wanted = comparable(&request.purpose);
         self.refuse_if_paused(asker, &wanted).await?;
-        if !self.access_limits.challenges.take(&login.login, now) {
+        if !self.access_limits.challenges.take(&login.user, now) {
             self.note_limited(asker, about(&wanted, asker.event(EventKind::AccessDenied))).await;
             return Err(Denial::RateLimited);
         }

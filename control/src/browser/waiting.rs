@@ -72,7 +72,7 @@ impl Control {
         claimed: &Claimed,
     ) -> Result<Task, Denial> {
         let waiting = self.waiting(id, user).ok_or(Denial::NotFound)?;
-        if !self.access_limits.challenges.take(&waiting.login.login, self.clock.boot_time()) {
+        if !self.access_limits.approvals.take(user, self.clock.boot_time()) {
             return Err(Denial::RateLimited);
         }
         let place = self.place_of(id, &waiting, claimed).await?;

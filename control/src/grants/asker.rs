@@ -6,7 +6,7 @@ use std::time::Duration;
 use portlatch_audit::{Event, EventKind};
 use portlatch_clock::BootTime;
 use portlatch_protocol::api::AccessRequest;
-use portlatch_protocol::names::Id;
+use portlatch_protocol::names::{Id, UserName};
 
 use super::failures::Failures;
 use crate::control::Control;
@@ -15,7 +15,8 @@ use crate::store::logins::StoredLogin;
 
 /// Questions of one login: a browser opens some dozens of ports at once; beyond that something scans.
 const QUESTIONS: Rate = Rate { burst: 200, every: Duration::from_millis(50) };
-/// Challenges of one login: ten a minute, which is more than a person is willing to answer.
+/// Challenges of one user, on however many devices: ten a minute, which is more than a person is willing to answer. At the
+/// pages as many besides: what is approved there was counted when its agent asked.
 const CHALLENGES: Rate = Rate { burst: 10, every: Duration::from_secs(6) };
 /// Requests for the catalogue by one login: each waits for a change or 25 s; an agent that starts again asks at once.
 const CATALOGUES: Rate = Rate { burst: 60, every: Duration::from_secs(1) };
@@ -29,7 +30,9 @@ const MAX_PROGRAM: usize = 64;
 #[derive(Debug)]
 pub struct AccessLimits {
     questions: Limit<Id>,
-    pub(crate) challenges: Limit<Id>,
+    pub(crate) challenges: Limit<UserName>,
+    /// Challenges of pages that approve.
+    pub(crate) approvals: Limit<UserName>,
     pub(crate) catalogues: Limit<Id>,
     pub(crate) failures: Failures,
     pub(crate) records: Limit<Id>,
@@ -45,6 +48,7 @@ impl Default for AccessLimits {
             records: Limit::new(RECORDS),
         }
     }
+            approvals: Limit::new(CHALLENGES),
 }
 
 impl AccessLimits {

@@ -37,6 +37,22 @@ async fn a_login_begins_ten_ceremonies_a_minute() {
 }
 
 #[tokio::test]
+async fn a_user_s_devices_share_the_ten_ceremonies_a_minute() {
+    let scene = Scene::new().await;
+    let mut person = scene.person("jerry").await;
+    let second = scene.log_in_again(&mut person, "desktop").await;
+    for asking in [&person, &second].repeat(5) {
+        scene.begin(asking, &asking.opening("db/billing", 5432)).await.unwrap();
+    }
+    for asking in [&person, &second] {
+        let begun = scene.begin(asking, &asking.opening("db/billing", 5432)).await;
+        assert_eq!(begun.unwrap_err(), Denial::RateLimited);
+    }
+    let other = scene.person("elaine").await;
+    assert!(scene.begin(&other, &other.opening("db/billing", 5432)).await.is_ok());
+}
+
+#[tokio::test]
 async fn questions_beyond_the_limit_are_refused_and_a_few_of_them_recorded() {
     let scene = Scene::new().await;
     let person = scene.person("jerry").await;
