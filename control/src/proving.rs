@@ -90,8 +90,13 @@ impl Control {
             address: asker.address,
             expires: now + LIFETIME,
         };
+        // Kept before it is recorded: one that finds no room was never made, and ends on no record either.
         let displaced = self.ceremonies.insert(ceremony.clone(), challenge, now)?;
         self.note_ended(displaced, "displaced").await;
+        if let Err(error) = self.audit.write(made).await {
+            drop(self.ceremonies.take_cancelled(&ceremony, &login.login, now));
+            return Err(error.into());
+        }
         let (expires_in, code_allowed) = (LIFETIME.as_secs(), codes == Codes::Taken);
         Ok(Ceremony { ceremony, options, expires_in, code_allowed, browser: page })
     }
@@ -103,13 +108,8 @@ impl Control {
             CeremonyPurpose::Exec(exec) => self.demand_of_exec(asker, exec).await,
             CeremonyPurpose::ManageDevices(change) => self.demand_of_change(&asker.into(), change).await,
         }
-        // Kept before it is recorded: one that finds no room was never made, and ends on no record either.
     }
 
-        if let Err(error) = self.audit.write(made).await {
-            drop(self.ceremonies.take_cancelled(&ceremony, &login.login, now));
-            return Err(error.into());
-        }
     /// Ends a ceremony: takes the challenge, verifies the proof, and does what was wanted.
     ///
     /// # Errors

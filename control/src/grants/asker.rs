@@ -43,12 +43,12 @@ impl Default for AccessLimits {
         Self {
             questions: Limit::new(QUESTIONS),
             challenges: Limit::new(CHALLENGES),
+            approvals: Limit::new(CHALLENGES),
             catalogues: Limit::new(CATALOGUES),
             failures: Failures::default(),
             records: Limit::new(RECORDS),
         }
     }
-            approvals: Limit::new(CHALLENGES),
 }
 
 impl AccessLimits {
