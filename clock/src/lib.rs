@@ -61,6 +61,8 @@ impl TimeOfDay {
 #[derive(Debug, Clone)]
 pub struct Clock {
     offset: watch::Receiver<Duration>,
+    /// Set where time stands still but for the offset: the boot time and the time of day.
+    still: Option<(BootTime, TimeOfDay)>,
     /// Keeps a fixed offset's channel open.
     _keeper: Option<Arc<watch::Sender<Duration>>>,
 }
@@ -71,16 +73,23 @@ impl Clock {
     pub fn system() -> Self {
         #[cfg(feature = "test-clock")]
         if let Some(offset) = offset::watch_file() {
-            return Self { offset, _keeper: None };
+            return Self { offset, still: None, _keeper: None };
         }
         let (keeper, offset) = watch::channel(Duration::ZERO);
-        Self { offset, _keeper: Some(Arc::new(keeper)) }
+        Self { offset, still: None, _keeper: Some(Arc::new(keeper)) }
     }
 
     /// Clocks that a test in the same process moves by sending the offset.
     pub fn movable() -> (Self, watch::Sender<Duration>) {
         let (mover, offset) = watch::channel(Duration::ZERO);
-        (Self { offset, _keeper: None }, mover)
+        (Self { offset, still: None, _keeper: None }, mover)
+    }
+
+    /// Clocks that stand still at this time of day, and that a test in the same process moves by sending the offset: what
+    /// is counted by them does not depend on how fast the machine is.
+    pub fn still(at: TimeOfDay) -> (Self, watch::Sender<Duration>) {
+        let (clock, mover) = Self::movable();
+        (Self { still: Some((clock.boot_time(), at)), ..clock }, mover)
     }
 
     fn offset(&self) -> Duration {
@@ -89,6 +98,9 @@ impl Clock {
 
     /// Now on the boot clock.
     pub fn boot_time(&self) -> BootTime {
+        if let Some((boot, _)) = self.still {
+            return boot + self.offset();
+        }
         let now = clock_gettime(ClockId::Boottime);
         let (seconds, nanos) = (u64::try_from(now.tv_sec), u32::try_from(now.tv_nsec));
         BootTime(Duration::new(seconds.unwrap_or(0), nanos.unwrap_or(0)) + self.offset())
@@ -96,6 +108,9 @@ impl Clock {
 
     /// Now, the time of day.
     pub fn time_of_day(&self) -> TimeOfDay {
+        if let Some((_, day)) = self.still {
+            return day.after(self.offset());
+        }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO) + self.offset();
         TimeOfDay(i64::try_from(now.as_millis()).unwrap_or(i64::MAX))
     }
@@ -163,11 +178,28 @@ mod tests {
 
     #[tokio::test]
     async fn both_clocks_move_together() {
-        let (clock, mover) = Clock::movable();
-        let (boot, day) = (clock.boot_time(), clock.time_of_day());
-        mover.send(Duration::from_secs(500)).unwrap();
-        assert!(clock.boot_time().saturating_since(boot) >= Duration::from_secs(500));
-        assert!(clock.time_of_day().seconds() - day.seconds() >= 500);
+        for (clock, mover) in [Clock::movable(), Clock::still(TimeOfDay(7_000))] {
+            let (boot, day) = (clock.boot_time(), clock.time_of_day());
+            mover.send(Duration::from_secs(500)).unwrap();
+            assert!(clock.boot_time().saturating_since(boot) >= Duration::from_secs(500));
+            assert!(clock.time_of_day().seconds() - day.seconds() >= 500);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_still_clock_moves_by_the_test_alone() {
+        let (clock, mover) = Clock::still(TimeOfDay(7_000));
+        let (boot, wait) = (clock.boot_time(), Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(2));
+        assert_eq!((clock.boot_time(), clock.time_of_day()), (boot, TimeOfDay(7_000)));
+        let waiting = tokio::spawn({
+            let clock = clock.clone();
+            async move { clock.sleep(wait).await }
+        });
+        tokio::task::yield_now().await;
+        mover.send(wait).unwrap();
+        tokio::time::timeout(Duration::from_secs(5), waiting).await.expect("the wait ended").unwrap();
+        assert_eq!((clock.boot_time(), clock.time_of_day()), (boot + wait, TimeOfDay(67_000)));
     }
 
     #[test]
