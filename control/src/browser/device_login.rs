@@ -279,6 +279,11 @@ impl Control {
             self.audit.note(Event { client_addr, reason, ..Event::new(EventKind::MfaFail) }).await;
             return Err(Denial::CeremonyEnded);
         };
+        // What the user's roles say may have changed since somebody signed in; no code comes back from another machine.
+        if proof.code.is_none() && !self.hub.now().world.lets_log_in_elsewhere(&user) {
+            self.audit.note(Event { user: Some(user), ..login.failed("cross_device") }).await;
+            return Err(Denial::Refused(CROSS_DEVICE.to_owned()));
+        }
         let DeviceLogin { device, key, .. } = login;
         self.log_in_from_page(PageLogin { user: &user, device: &device, key: &key, tap: &tap }, address).await
     }

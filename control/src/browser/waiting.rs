@@ -93,10 +93,10 @@ impl Control {
             proof.browser.as_mut().map(|approval| approval.place(claimed))
         });
         match verdict.flatten() {
-            Some(PlaceVerdict::Fits(Place::Elsewhere)) if !self.takes_cross_device(waiting) => {
-                Err(Denial::Refused(CROSS_DEVICE.to_owned()))
+            Some(PlaceVerdict::Fits(place)) => {
+                self.check_place(&place, &waiting.login, &waiting.wanted)?;
+                Ok(place)
             }
-            Some(PlaceVerdict::Fits(place)) => Ok(place),
             Some(PlaceVerdict::Refused) => Err(Denial::Refused(CROSS_DEVICE.to_owned())),
             Some(PlaceVerdict::Wrong(left)) => {
                 self.note_wrong_code(waiting).await;
@@ -125,14 +125,35 @@ impl Control {
         self.audit.note(about(&waiting.wanted, event)).await;
     }
 
-    /// What the policy says of another machine at this moment.
-    fn takes_cross_device(&self, waiting: &Waiting) -> bool {
-        let CeremonyPurpose::Open(open) = &waiting.wanted else { return false };
-        let (standing, now) = (self.hub.now(), self.clock.time_of_day());
-        match standing.evaluate(&waiting.login, &open.resource, open.port, now) {
-            Verdict::Allowed(terms) => terms.cross_device,
-            Verdict::Refused { .. } => false,
+    /// What the policy says of this place at this moment.
+    fn check_place(&self, place: &Place, login: &Login, wanted: &CeremonyPurpose) -> Result<(), Denial> {
+        let takes_cross_device = || {
+            let CeremonyPurpose::Open(open) = wanted else { return false };
+            let (standing, now) = (self.hub.now(), self.clock.time_of_day());
+            match standing.evaluate(login, &open.resource, open.port, now) {
+                Verdict::Allowed(terms) => terms.cross_device,
+                Verdict::Refused { .. } => false,
+            }
+        };
+        match place {
+            Place::Elsewhere if !takes_cross_device() => Err(Denial::Refused(CROSS_DEVICE.to_owned())),
+            Place::Here | Place::Elsewhere => Ok(()),
         }
+    }
+
+    /// As [`Self::check_place`], once somebody has tapped: a refusal is on the record.
+    async fn recheck_place(
+        &self,
+        asker: Asker<'_>,
+        place: &Place,
+        wanted: &CeremonyPurpose,
+    ) -> Result<(), Denial> {
+        let checked = self.check_place(place, &asker.login.login, wanted);
+        if checked.is_err() {
+            let reason = Some("cross_device".to_owned());
+            self.audit.note(Event { reason, ..about(wanted, asker.event(EventKind::MfaFail)) }).await;
+        }
+        checked
     }
 
     /// The login of the agent that waits, if it stands.
@@ -170,6 +191,8 @@ impl Control {
                 return Err(Denial::BadAssertion);
             }
         };
+        // What the role says may have changed since the code was typed.
+        self.recheck_place(asker, &place, &waiting.wanted).await?;
         let presence = Presence::Tap(tap);
         let ok = Event { detail: Some("pages".to_owned()), ..asker.event(EventKind::MfaOk) };
         self.audit.write(presence.on(about(&waiting.wanted, ok))).await?;
@@ -220,6 +243,9 @@ impl Control {
             return Err(Denial::CeremonyEnded);
         };
         self.refuse_if_paused(asker, &purpose.wanted).await?;
+        // No code was given back to the agent's machine, so that somebody approved elsewhere.
+        let place = if proof.code.is_some() { Place::Here } else { Place::Elsewhere };
+        self.recheck_place(asker, &place, &purpose.wanted).await?;
         self.conclude(asker, &purpose.wanted, presence).await
     }
 

@@ -3,10 +3,16 @@
 
 use std::time::Duration;
 
-use portlatch_protocol::api::AccessAnswer;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use portlatch_protocol::api::ceremony::{BrowserProof, BrowserReturn, CeremonyRequest, PresenceProof};
+use portlatch_protocol::api::{AccessAnswer, Ceremony, Secret};
+use sha2::{Digest as _, Sha256};
 
 use super::super::*;
-use super::scene::{Scene, claims, file, granted};
+use super::scene::{ADDRESS, Person, Scene, claims, file, granted};
+use crate::browser::approval::{Claimed, Redirect};
+use crate::browser::{Task, Visit};
 
 fn is_tap_needed(answer: &AccessAnswer) -> bool {
     matches!(answer, AccessAnswer::TapNeeded { .. })
@@ -115,4 +121,66 @@ async fn two_roles_need_a_tap_where_the_one_that_grants_asks_for_it() {
     assert!(!scene.tap(&mut person, "db/prod", 5432).await.unwrap().amr.is_empty());
     apply(&scene, "kind: cluster_auth_preference\nspec: {require_session_mfa: true}").await;
     assert!(is_tap_needed(&scene.ask(&person, "db/dev", 5432).await));
+}
+
+const VISIT: Visit = Visit { owner: [7; 32], address: ADDRESS };
+const AGENTS_SECRET: &str = "the agent's";
+
+/// The role of `billing`, with or without browsers on other machines.
+async fn set_cross_device(scene: &Scene, cross_device: &str) {
+    let role = "kind: role\nmetadata: {name: tap}\nspec: {options: {require_session_mfa: true, cross_device: WORD}, allow: {db_labels: {mfa: tap}}}";
+    apply(scene, &role.replace("WORD", cross_device)).await;
+}
+
+/// A ceremony with a page, and the challenge for its approval on another machine.
+async fn approving_elsewhere(scene: &Scene, person: &Person) -> (Ceremony, Task) {
+    let secret_hash = URL_SAFE_NO_PAD.encode(Sha256::digest(AGENTS_SECRET));
+    let browser = Some(BrowserReturn { port: 40_000, secret_hash });
+    let request = CeremonyRequest { purpose: person.opening("db/billing", 5432), browser };
+    let ceremony = scene.control.begin_ceremony(person.asker(), &request).await.unwrap();
+    let code = ceremony.browser.as_ref().unwrap().code.clone().unwrap();
+    let (user, claimed) = (&person.granted.user, Claimed::Elsewhere(Secret(code)));
+    let task = scene.control.begin_approval(VISIT, user, &ceremony.ceremony, &claimed).await.unwrap();
+    (ceremony, task)
+}
+
+async fn approve(scene: &Scene, person: &mut Person, task: &Task) -> Result<Option<Redirect>, Denial> {
+    let mut answer = person.key.answer(&task.options, None);
+    answer.origin = "https://proxy.example.com".to_owned();
+    let credential = person.key.sign(&answer);
+    scene.control.finish_approval(VISIT, &person.granted.user, &task.challenge, &credential).await
+}
+
+fn with_the_secret_alone() -> PresenceProof {
+    PresenceProof::Browser(BrowserProof { code: None, secret: Secret(AGENTS_SECRET.to_owned()) })
+}
+
+// A 9.
+#[tokio::test]
+async fn another_machine_approves_while_the_role_lets_it_and_not_after() {
+    let scene = Scene::new().await;
+    let mut person = scene.person("jerry").await;
+    set_cross_device(&scene, "true").await;
+    let (ceremony, task) = approving_elsewhere(&scene, &person).await;
+    assert_eq!(approve(&scene, &mut person, &task).await.unwrap(), None);
+    assert!(scene.finish(&person, &ceremony, with_the_secret_alone()).await.is_ok());
+
+    // Between the code and the tap.
+    let (_, task) = approving_elsewhere(&scene, &person).await;
+    set_cross_device(&scene, "false").await;
+    let oks = scene.audit("mfa.ok").len();
+    let approved = approve(&scene, &mut person, &task).await;
+    assert!(matches!(approved, Err(Denial::Refused(_))), "{approved:?}");
+    assert_eq!(scene.last_reason("mfa.fail"), "cross_device");
+    assert_eq!(scene.audit("mfa.ok").len(), oks);
+
+    // Between the tap and the agent.
+    set_cross_device(&scene, "true").await;
+    let (ceremony, task) = approving_elsewhere(&scene, &person).await;
+    approve(&scene, &mut person, &task).await.unwrap();
+    set_cross_device(&scene, "false").await;
+    let (grants, fails) = (scene.audit("grant").len(), scene.audit("mfa.fail").len());
+    let finished = scene.finish(&person, &ceremony, with_the_secret_alone()).await;
+    assert!(matches!(finished, Err(Denial::Refused(_))), "{finished:?}");
+    assert_eq!((scene.audit("grant").len(), scene.audit("mfa.fail").len()), (grants, fails + 1));
 }
