@@ -9,6 +9,7 @@
 //! keys and apps ([`crate::devices`]). However a presence was proved, `conclude` is the one way from there.
 
 use portlatch_audit::{Event, EventKind};
+use portlatch_clock::TimeOfDay;
 use portlatch_protocol::api::ceremony::{
     BrowserOffer, CeremonyOutcome, CeremonyPurpose, CeremonyRequest, PresenceProof,
 };
@@ -16,7 +17,8 @@ use portlatch_protocol::api::{AccessRequest, Ceremony};
 use portlatch_protocol::names::Id;
 
 use crate::api::problem::Denial;
-use crate::browser::approval::{Approval, CrossDevice};
+use crate::browser::approval::{Approval, CrossDevice, Place};
+use crate::browser::waiting::CROSS_DEVICE;
 use crate::ceremony::purpose::about;
 use crate::ceremony::{Challenge, Codes, LIFETIME, Owner, ProofPurpose, Purpose};
 use crate::codes::{CodeError, Next};
@@ -38,6 +40,17 @@ pub(crate) struct Demand {
     pub(crate) codes: Codes,
     /// Whether a browser on another machine may answer.
     pub(crate) cross: CrossDevice,
+}
+
+/// A presence that was proved.
+#[derive(Debug, Clone)]
+pub(crate) struct Proved {
+    /// How.
+    pub(crate) presence: Presence,
+    /// When: what it opens counts from then.
+    pub(crate) time: TimeOfDay,
+    /// By a browser on another machine, or here.
+    pub(crate) place: Place,
 }
 
 impl Demand {
@@ -132,7 +145,8 @@ impl Control {
         };
         self.refuse_if_paused(asker, &purpose.wanted).await?;
         let presence = self.verify_proof(asker, &purpose, proof).await?;
-        self.conclude(asker, &purpose.wanted, presence).await
+        let proved = Proved { presence, time: self.clock.time_of_day(), place: Place::Here };
+        self.conclude(asker, &purpose.wanted, proved).await
     }
 
     /// Does what was wanted, now that somebody was shown to be there.
@@ -140,13 +154,25 @@ impl Control {
         &self,
         asker: Asker<'_>,
         wanted: &CeremonyPurpose,
-        presence: Presence,
+        proved: Proved,
     ) -> Result<CeremonyOutcome, Denial> {
-        match wanted {
-            CeremonyPurpose::Open(open) => self.conclude_open(asker, open, presence).await,
-            CeremonyPurpose::Exec(exec) => self.conclude_exec(asker, exec, presence).await,
-            CeremonyPurpose::ManageDevices(change) => self.conclude_change(asker, change, presence).await,
+        match (wanted, &proved.place) {
+            (CeremonyPurpose::Open(open), _) => self.conclude_open(asker, open, proved).await,
+            (CeremonyPurpose::Exec(exec), Place::Here) => self.conclude_exec(asker, exec, proved).await,
+            (CeremonyPurpose::ManageDevices(change), Place::Here) => {
+                self.conclude_change(asker, change, proved.presence).await
+            }
+            (CeremonyPurpose::Exec(_) | CeremonyPurpose::ManageDevices(_), Place::Elsewhere) => {
+                Err(self.refuse_elsewhere(asker, wanted).await)
+            }
         }
+    }
+
+    /// A browser on another machine answered, and that does not count here, or not any more.
+    async fn refuse_elsewhere(&self, asker: Asker<'_>, wanted: &CeremonyPurpose) -> Denial {
+        let reason = Some("cross_device".to_owned());
+        self.audit.note(Event { reason, ..about(wanted, asker.event(EventKind::MfaFail)) }).await;
+        Denial::Refused(CROSS_DEVICE.to_owned())
     }
 
     async fn verify_proof(

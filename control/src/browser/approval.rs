@@ -139,6 +139,13 @@ impl<A: Clone> Approval<A> {
         self.approved.as_ref().is_some_and(|approved| approved.code_hash.is_none())
     }
 
+    /// How long ago it was approved, and where; `None` if it was not.
+    pub fn approved(&self, now: BootTime) -> Option<(Duration, Place)> {
+        let approved = self.approved.as_ref()?;
+        let place = if approved.code_hash.is_some() { Place::Here } else { Place::Elsewhere };
+        Some((TAKEN_WITHIN.saturating_sub(approved.until.saturating_since(now)), place))
+    }
+
     /// Whether nothing was decided yet.
     pub const fn is_open(&self) -> bool {
         self.approved.is_none()
@@ -256,8 +263,10 @@ mod tests {
     fn code_and_secret_together_redeem_an_approval_here() {
         let mut approval = approval(CrossDevice::Refused);
         assert!(approval.redeemed(&proof(None, SECRET), at(1)).is_none(), "before anybody approved");
+        assert_eq!(approval.approved(at(1)), None);
         let redirect = approval.approve("yes", &Place::Here, at(1)).unwrap().unwrap();
         assert_eq!(redirect.port, 40000);
+        assert_eq!(approval.approved(at(31)), Some((Duration::from_secs(30), Place::Here)));
         let code = Some(redirect.code);
         assert_eq!(approval.redeemed(&proof(code.clone(), SECRET), at(2)), Some("yes"));
         assert!(approval.redeemed(&proof(code.clone(), "another's"), at(2)).is_none());
@@ -274,6 +283,7 @@ mod tests {
         assert_eq!(approval.place(&typed(&code)), PlaceVerdict::Fits(Place::Elsewhere));
         assert_eq!(approval.approve("yes", &Place::Elsewhere, at(1)), Some(None));
         assert!(approval.is_approved_elsewhere());
+        assert_eq!(approval.approved(at(1)), Some((Duration::ZERO, Place::Elsewhere)));
         assert!(approval.redeemed(&proof(Some(Secret(code)), SECRET), at(2)).is_none());
         assert!(approval.redeemed(&proof(None, "another's"), at(2)).is_none());
         assert_eq!(approval.redeemed(&proof(None, SECRET), at(2)), Some("yes"));

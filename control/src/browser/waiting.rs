@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use portlatch_audit::{Event, EventKind};
-use portlatch_clock::BootTime;
+use portlatch_clock::{BootTime, TimeOfDay};
 use portlatch_protocol::api::browser::{APPROVAL_WAIT, PageDecision};
 use portlatch_protocol::api::ceremony::{BrowserProof, CeremonyOutcome, CeremonyPurpose};
 use portlatch_protocol::identity::Login;
@@ -21,6 +21,7 @@ use crate::ceremony::purpose::about;
 use crate::control::Control;
 use crate::grants::Asker;
 use crate::presence::Presence;
+use crate::proving::Proved;
 use crate::store::logins::StoredLogin;
 use crate::watch::standing::Verdict;
 use crate::webauthn::KeyError;
@@ -237,16 +238,17 @@ impl Control {
         proof: &BrowserProof,
     ) -> Result<CeremonyOutcome, Denial> {
         let (login, now) = (&asker.login.login.login, self.clock.boot_time());
-        let Some((purpose, presence)) = self.ceremonies.take_approved(id, login, proof, now) else {
+        let taken = self.ceremonies.take_approved(id, login, proof, now);
+        let Some((purpose, presence, (age, place))) = taken else {
             let reason = Some("page_not_approved".to_owned());
             self.audit.note(Event { reason, ..asker.event(EventKind::MfaFail) }).await;
             return Err(Denial::CeremonyEnded);
         };
         self.refuse_if_paused(asker, &purpose.wanted).await?;
-        // No code was given back to the agent's machine, so that somebody approved elsewhere.
-        let place = if proof.code.is_some() { Place::Here } else { Place::Elsewhere };
-        self.recheck_place(asker, &place, &purpose.wanted).await?;
-        self.conclude(asker, &purpose.wanted, presence).await
+        // From the tap on, however long the agent kept it back.
+        let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+        let time = TimeOfDay(self.clock.time_of_day().0.saturating_sub(age));
+        self.conclude(asker, &purpose.wanted, Proved { presence, time, place }).await
     }
 
     /// Waits for what is decided at the page of a login's ceremony; `None` if nothing is for a while.
@@ -261,7 +263,7 @@ impl Control {
 }
 
 /// What somebody is told whose roles do not let other machines approve.
-pub(super) const CROSS_DEVICE: &str =
+pub(crate) const CROSS_DEVICE: &str =
     "your roles do not let a browser on another machine answer: open the page on the machine itself";
 
 impl super::Browsers {

@@ -2,12 +2,14 @@
 //! gave it, in one step with the look at whether it fits.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use portlatch_clock::BootTime;
 use portlatch_protocol::api::ceremony::BrowserProof;
 use portlatch_protocol::names::{Id, UserName};
 
 use super::{Ceremonies, Challenge, ProofPurpose, Purpose};
+use crate::browser::approval::Place;
 use crate::presence::Presence;
 
 impl Ceremonies {
@@ -38,20 +40,21 @@ impl Ceremonies {
         challenge.page_of()?.browser.as_ref().map(super::Approval::is_approved_elsewhere)
     }
 
-    /// Takes a login's proof that was approved at its page, if the agent shows what it takes. What it cannot show leaves
-    /// the proof where it is: it is no guess that could be repeated.
+    /// Takes a login's proof that was approved at its page, with how long ago and where that was, if the agent shows what it
+    /// takes. What it cannot show leaves the proof where it is: it is no guess that could be repeated.
     pub(crate) fn take_approved(
         &self,
         id: &Id,
         login: &Id,
         proof: &BrowserProof,
         now: BootTime,
-    ) -> Option<(ProofPurpose, Presence)> {
+    ) -> Option<(ProofPurpose, Presence, (Duration, Place))> {
         let mut open = self.lock();
         let found = open.get(id).filter(|found| found.expires > now && found.is_of(login))?;
-        let presence = found.page_of()?.browser.as_ref()?.redeemed(proof, now)?;
+        let approval = found.page_of()?.browser.as_ref()?;
+        let (presence, approved) = (approval.redeemed(proof, now)?, approval.approved(now)?);
         match open.remove(id)?.purpose {
-            Purpose::Proof(proof) => Some((*proof, presence)),
+            Purpose::Proof(proof) => Some((*proof, presence, approved)),
             Purpose::Login(_) | Purpose::Enrolment(_) | Purpose::NewDevice(_) => None,
         }
     }

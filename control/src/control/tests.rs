@@ -19,6 +19,7 @@ mod scene;
 mod scopes;
 mod signing_in;
 mod soft_key;
+mod stolen;
 mod upkeep;
 mod watching;
 mod why;

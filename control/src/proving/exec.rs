@@ -10,7 +10,7 @@ use portlatch_protocol::api::ceremony::{
 };
 use portlatch_protocol::grant::MAX_LIFETIME;
 
-use super::Demand;
+use super::{Demand, Proved};
 use crate::api::problem::Denial;
 use crate::ceremony::purpose::about;
 use crate::control::{Control, random_id};
@@ -64,7 +64,7 @@ impl Control {
         &self,
         asker: Asker<'_>,
         exec: &ExecRequest,
-        presence: Presence,
+        Proved { presence, time, .. }: Proved,
     ) -> Result<CeremonyOutcome, Denial> {
         let terms = self.terms_of_all(asker, exec).await?;
         let wanted = CeremonyPurpose::Exec(exec.clone());
@@ -78,7 +78,7 @@ impl Control {
         }
         self.audit.write(presence.on(about(&wanted, asker.event(EventKind::MfaOk)))).await?;
         let shortest = terms.iter().map(|terms| terms.mfa_interval).min().unwrap_or(MAX_LIFETIME);
-        let (time, lifetime) = (self.clock.time_of_day(), shortest.min(MAX_LIFETIME));
+        let lifetime = shortest.min(MAX_LIFETIME);
         let tap = |target: &ExecTarget| Tap {
             id: random_id(),
             login: asker.login.login.login.clone(),

@@ -5,16 +5,15 @@ use portlatch_protocol::api::AccessRequest;
 use portlatch_protocol::api::ceremony::{CeremonyOutcome, CeremonyPurpose};
 use portlatch_protocol::resource::MfaNeed;
 
-use super::Demand;
+use super::{Demand, Proved};
 use crate::api::problem::Denial;
-use crate::browser::approval::CrossDevice;
+use crate::browser::approval::{CrossDevice, Place};
 use crate::ceremony::Codes;
 use crate::control::{Control, random_id};
 use crate::documents::resource::MfaScope;
 use crate::grants::Asker;
 use crate::grants::sign::Basis;
 use crate::policy::Terms;
-use crate::presence::Presence;
 use crate::store::taps::{Tap, TapScope};
 use crate::webauthn::TapStrength;
 
@@ -52,7 +51,7 @@ impl Control {
         &self,
         asker: Asker<'_>,
         request: &AccessRequest,
-        presence: Presence,
+        Proved { presence, time, place }: Proved,
     ) -> Result<CeremonyOutcome, Denial> {
         // What the resource asks for may have changed since the prompt opened: what holds now counts.
         let (standing, terms) = self.terms(asker, request).await?;
@@ -60,12 +59,16 @@ impl Control {
             self.answer_failed(asker, &CeremonyPurpose::Open(request.clone()), shortfall).await;
             return Err(Denial::BadAssertion);
         }
+        if place == Place::Elsewhere && !terms.cross_device {
+            return Err(self.refuse_elsewhere(asker, &CeremonyPurpose::Open(request.clone())).await);
+        }
         self.audit.write(presence.on(asker.about(EventKind::MfaOk, request))).await?;
         let resource = request.resource.clone();
-        let scope = match &terms.scope {
-            MfaScope::Port => TapScope::Port(resource, request.port),
-            MfaScope::Resource => TapScope::Resource(resource),
-            MfaScope::Group(group) => TapScope::Group(group.clone()),
+        let scope = match (&terms.scope, place) {
+            // Beside it in a group may be what takes no answer of another machine.
+            (_, Place::Elsewhere) | (MfaScope::Port, Place::Here) => TapScope::Port(resource, request.port),
+            (MfaScope::Resource, Place::Here) => TapScope::Resource(resource),
+            (MfaScope::Group(group), Place::Here) => TapScope::Group(group.clone()),
         };
         let tap = Tap {
             id: random_id(),
@@ -73,7 +76,7 @@ impl Control {
             tunnel_key: request.tunnel_key.clone(),
             scope,
             presence,
-            time: self.clock.time_of_day(),
+            time,
             lifetime: terms.mfa_interval,
         };
         if !self.store.add_taps(std::slice::from_ref(&tap)).await? {

@@ -1,0 +1,181 @@
+//! What somebody gets who has a login's key and certificate but not its security key; whose daemon lies; or who has a
+//! proxy. (That the proxies of others take nothing of theirs is tried at the proxies.)
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use portlatch_protocol::api::ceremony::{
+    BrowserProof, BrowserReturn, CeremonyOutcome, CeremonyRequest, PresenceProof,
+};
+use portlatch_protocol::api::{Ceremony, Secret, TunnelRequest};
+use rcgen::KeyPair;
+use sha2::{Digest as _, Sha256};
+
+use super::super::*;
+use super::scene::{Person, Scene, claims, csr, grant_of, granted, is_tap_needed};
+use crate::browser::approval::Place;
+use crate::presence::Presence;
+use crate::webauthn::VerifiedTap;
+
+const SECRET: &str = "the agent's";
+
+/// `far` and the desktop `win` share their taps; a browser on another machine may answer where the role says so.
+const OFFICE: &str = "
+kind: role
+metadata: {name: tap}
+spec:
+  options: {require_session_mfa: true, cross_device: true}
+  allow: {db_labels: {mfa: tap}, desktop_labels: {'*': '*'}}
+---
+kind: db
+metadata: {name: far, labels: {mfa: tap}}
+spec: {uri: 'tcp://10.0.0.50:5432', mfa: {scope: 'group:office'}}
+---
+kind: desktop
+metadata: {name: win}
+spec: {uri: 'tcp://10.0.0.51:3389', mfa: {scope: 'group:office'}}
+";
+
+async fn begin_with_page(scene: &Scene, person: &Person, resource: &str, port: u16) -> Ceremony {
+    let secret_hash = URL_SAFE_NO_PAD.encode(Sha256::digest(SECRET));
+    let browser = Some(BrowserReturn { port: 40_000, secret_hash });
+    let request = CeremonyRequest { purpose: person.opening(resource, port), browser };
+    scene.control.begin_ceremony(person.asker(), &request).await.unwrap()
+}
+
+/// Approves as the page does once it has verified a tap; gives what the agent needs to take it.
+async fn approve(scene: &Scene, person: &Person, ceremony: &Ceremony, place: Place) -> PresenceProof {
+    let user = &person.granted.user;
+    let key_id = scene.control.store.credentials(user).await.unwrap().remove(0).id;
+    let presence = Presence::Tap(VerifiedTap { key_id, is_user_verified: false });
+    let now = scene.clock.boot_time();
+    let approved = scene.control.ceremonies.page(&ceremony.ceremony, user, now, |proof, _, _| {
+        proof.browser.as_mut().and_then(|approval| approval.approve(presence, &place, now))
+    });
+    let code = approved.flatten().expect("it is approved once").map(|redirect| redirect.code);
+    PresenceProof::Browser(BrowserProof { code, secret: Secret(SECRET.to_owned()) })
+}
+
+// A 7: five minutes from the tap, and not from when a thief comes with it.
+#[tokio::test]
+async fn what_a_page_approved_and_the_agent_kept_back_counts_from_the_tap() {
+    let scene = Scene::new().await;
+    let person = scene.person("jerry").await;
+    let ceremony = begin_with_page(&scene, &person, "db/billing", 5432).await;
+    let proof = approve(&scene, &person, &ceremony, Place::Here).await;
+    let tapped = scene.clock.time_of_day().seconds();
+    scene.pass(Duration::from_secs(50));
+    let grant = grant_of(scene.finish(&person, &ceremony, proof).await.unwrap());
+    let claims = claims(&scene, &grant);
+    assert!((tapped - 1..=tapped + 10).contains(&claims.auth_time.unwrap()), "{:?}", claims.auth_time);
+    assert_eq!(claims.exp, claims.auth_time.unwrap() + 300);
+    scene.pass(Duration::from_secs(255));
+    assert!(is_tap_needed(&scene.ask(&person, "db/billing", 5432).await));
+}
+
+#[tokio::test]
+async fn an_answer_of_another_machine_opens_its_port_and_no_desktop_beside_it() {
+    let scene = Scene::new().await;
+    scene.apply(OFFICE).await;
+    let mut person = scene.person("jerry").await;
+    let ceremony = begin_with_page(&scene, &person, "db/far", 5432).await;
+    let proof = approve(&scene, &person, &ceremony, Place::Elsewhere).await;
+    grant_of(scene.finish(&person, &ceremony, proof).await.unwrap());
+    granted(scene.ask(&person, "db/far", 5432).await);
+    assert!(is_tap_needed(&scene.ask(&person, "desktop/win", 3389).await), "no key was tapped here");
+    // A tap on the machine itself opens the group, as the document says.
+    scene.tap(&mut person, "db/far", 5432).await.unwrap();
+    granted(scene.ask(&person, "desktop/win", 3389).await);
+}
+
+// A 9.
+#[tokio::test]
+async fn an_answer_of_another_machine_from_before_that_was_forbidden_is_refused() {
+    let scene = Scene::new().await;
+    scene.apply(OFFICE).await;
+    let person = scene.person("jerry").await;
+    let ceremony = begin_with_page(&scene, &person, "db/far", 5432).await;
+    let proof = approve(&scene, &person, &ceremony, Place::Elsewhere).await;
+    scene.apply(&OFFICE.replace("cross_device: true", "cross_device: false")).await;
+    let finished = scene.finish(&person, &ceremony, proof).await;
+    assert!(matches!(finished, Err(Denial::Refused(_))), "{finished:?}");
+    assert_eq!(scene.last_reason("mfa.fail"), "cross_device");
+    assert!(scene.audit("grant").is_empty());
+    assert!(is_tap_needed(&scene.ask(&person, "db/far", 5432).await));
+}
+
+// A 1, F: what was approved is taken once, by whoever has the secret and the code of the redirect.
+#[tokio::test]
+async fn what_a_page_approved_is_taken_once_and_by_its_agent_alone() {
+    let scene = Scene::new().await;
+    let (jerry, elaine) = (scene.person("jerry").await, scene.person("elaine").await);
+    let ceremony = begin_with_page(&scene, &jerry, "db/billing", 5432).await;
+    let proof = approve(&scene, &jerry, &ceremony, Place::Here).await;
+    let PresenceProof::Browser(whole) = &proof else { panic!("a page's") };
+    let without_code = BrowserProof { code: None, secret: whole.secret.clone() };
+    let without_secret = BrowserProof { code: whole.code.clone(), secret: Secret("a guess".to_owned()) };
+    for stolen in [without_code, without_secret] {
+        let finished = scene.finish(&jerry, &ceremony, PresenceProof::Browser(stolen)).await;
+        assert_eq!(finished.unwrap_err(), Denial::CeremonyEnded);
+    }
+    assert_eq!(scene.finish(&elaine, &ceremony, proof.clone()).await.unwrap_err(), Denial::CeremonyEnded);
+    assert_eq!(scene.last_reason("mfa.fail"), "page_not_approved");
+    assert!(scene.finish(&jerry, &ceremony, proof.clone()).await.is_ok());
+    assert_eq!(scene.finish(&jerry, &ceremony, proof).await.unwrap_err(), Denial::CeremonyEnded);
+    assert_eq!(scene.audit("grant").len(), 1);
+}
+
+// A 3: the thief's own tunnel key is certified, as any attach's is, and opens nothing that asks for a tap.
+#[tokio::test]
+async fn a_stolen_login_rides_on_no_tap_of_its_user() {
+    let scene = Scene::new().await;
+    let mut person = scene.person("jerry").await;
+    scene.tap(&mut person, "db/billing", 5432).await.unwrap();
+    let exec = person.exec(&[("db/billing", 5433), ("db/wide", 1000)]);
+    assert!(matches!(scene.prove(&mut person, &exec).await, Ok(CeremonyOutcome::Remembered { .. })));
+    let request = TunnelRequest { csr: csr(&KeyPair::generate().unwrap()) };
+    let thief = scene.control.certify_tunnel(&person.login, &request).await.unwrap();
+    for (resource, port) in [("db/billing", 5432), ("db/billing", 5433), ("db/wide", 1000)] {
+        granted(scene.ask(&person, resource, port).await);
+        let mut stolen = person.request(resource, port);
+        stolen.tunnel_key = thief.thumbprint.clone();
+        let answer = scene.control.ask(person.asker(), &stolen).await.unwrap();
+        assert!(is_tap_needed(&answer), "{resource}:{port}");
+    }
+}
+
+// A 3: a request that proves somebody else's key, seen on its way and presented again.
+#[tokio::test]
+async fn a_certificate_request_that_was_seen_takes_nobody_s_tunnel_key_away() {
+    let scene = Scene::new().await;
+    let (mut jerry, elaine) = (scene.person("jerry").await, scene.person("elaine").await);
+    let request = TunnelRequest { csr: csr(&KeyPair::generate().unwrap()) };
+    jerry.tunnel_key = scene.control.certify_tunnel(&jerry.login, &request).await.unwrap().thumbprint;
+    let seen = scene.control.certify_tunnel(&elaine.login, &request).await.unwrap();
+    assert_eq!(seen.thumbprint, jerry.tunnel_key);
+    scene.tap(&mut jerry, "db/billing", 5432).await.unwrap();
+    // Elaine may name that key, whose secret half she has not; but Jerry's tap is not hers.
+    let mut request = elaine.request("db/billing", 5432);
+    request.tunnel_key = seen.thumbprint;
+    assert!(is_tap_needed(&scene.control.ask(elaine.asker(), &request).await.unwrap()));
+    granted(scene.ask(&jerry, "db/billing", 5432).await);
+}
+
+// A 10: whatever a daemon says of its program, the record stays one line and short.
+#[tokio::test]
+async fn a_program_s_name_that_lies_is_kept_short_and_plain() {
+    let scene = Scene::new().await;
+    let person = scene.person("jerry").await;
+    let mut request = person.request("app/wiki", 80);
+    let name = "psql\n\u{202e}{\"event\":\"lock\"}\u{1b}]0;\u{7}".repeat(2000);
+    request.program = Some(name);
+    let answer = scene.control.ask(person.asker(), &request).await.unwrap();
+    granted(answer);
+    let program = scene.audit("grant").pop().unwrap()["program"].as_str().unwrap().to_owned();
+    assert!(
+        program.chars().count() <= 64 && !program.contains(['\n', '\u{202e}', '\u{1b}', '\u{7}']),
+        "{program:?}"
+    );
+    assert!(scene.audit("lock").is_empty());
+}
