@@ -59,8 +59,17 @@ impl Control {
     pub async fn forget_presence(&self, asker: Asker<'_>) -> Result<(), Denial> {
         let (login, now) = (&asker.login.login.login, self.clock.time_of_day());
         // The taps first: a grant that is being signed with one of them is either refused, or found below.
-        self.store.forget_taps(login).await?;
+        let taps = self.store.forget_taps(login).await?;
         let grants = self.store.grants_with_presence(login, still_taken(now)).await?;
+        if taps == 0 && grants.is_empty() {
+            // Nothing new to tell, unless the attempt before broke on the way.
+            self.publish_endings(now).await?;
+            // Nothing rested on anything. Whoever says so again and again, with a login that is long over, fills no audit.
+            if self.access_limits.records.take(login, self.clock.boot_time()) {
+                self.audit.note(asker.event(EventKind::MfaForget)).await;
+            }
+            return Ok(());
+        }
         self.store.revoke_grants(&grants, now).await?;
         self.publish_endings(now).await?;
         self.audit.note(asker.event(EventKind::MfaForget)).await;

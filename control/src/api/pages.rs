@@ -15,19 +15,22 @@ use super::Peer;
 use super::problem::Denial;
 use super::routes::{Body, Named, named};
 use crate::control::Control;
+use crate::grants::Asker;
 
 type Service = State<Arc<Control>>;
 
 /// Waits for what is decided at the page of a ceremony.
 #[utoipa::path(post, path = "/v1/ceremonies/{ceremony}/page", params(("ceremony" = Id, Path)), responses(
     (status = 200, body = PageDecision), (status = 204), (status = 401, body = Problem),
-    (status = 403, body = Problem), (status = 410, body = Problem), (status = 503, body = Problem)))]
+    (status = 403, body = Problem), (status = 410, body = Problem), (status = 429, body = Problem),
+    (status = 503, body = Problem)))]
 pub(super) async fn decision(
     State(control): Service,
     Extension(peer): Extension<Peer>,
     ceremony: Named,
 ) -> Result<Response, Denial> {
     let login = control.authenticate(&peer).await?;
+    control.take_other(Asker { login: &login, address: peer.address.ip() }).await?;
     Ok(decided(control.page_decision(&login.login.login, &named(ceremony)?).await?))
 }
 

@@ -71,7 +71,8 @@ pub(super) async fn logout(
     State(control): Service,
     Extension(peer): Extension<Peer>,
 ) -> Result<StatusCode, Denial> {
-    // A locked user may leave: whoever holds the key of a login may always end it.
+    // A locked user may leave: whoever holds the key of a login may always end it. Not limited, or somebody with a stolen
+    // login could keep its user from it.
     let login = control.login_of(&peer).await?;
     control.logout(&login).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -80,7 +81,7 @@ pub(super) async fn logout(
 /// Certifies a tunnel key for the login.
 #[utoipa::path(post, path = "/v1/tunnel", request_body = TunnelRequest, responses(
     (status = 200, body = TunnelCertificate), (status = 400, body = Problem), (status = 401, body = Problem),
-    (status = 403, body = Problem), (status = 503, body = Problem)))]
+    (status = 403, body = Problem), (status = 429, body = Problem), (status = 503, body = Problem)))]
 pub(super) async fn certify_tunnel(
     State(control): Service,
     Extension(peer): Extension<Peer>,
@@ -175,12 +176,14 @@ pub(super) async fn finish_ceremony(
 ) -> Result<Json<CeremonyOutcome>, Denial> {
     let login = control.authenticate(&peer).await?;
     let asker = Asker { login: &login, address: peer.address.ip() };
+    control.take_other(asker).await?;
     Ok(Json(control.finish_ceremony(asker, &named(ceremony)?, &proof).await?))
 }
 
 /// Forgets a ceremony.
 #[utoipa::path(delete, path = "/v1/ceremonies/{ceremony}", params(("ceremony" = Id, Path)), responses(
-    (status = 204), (status = 401, body = Problem), (status = 403, body = Problem)))]
+    (status = 204), (status = 401, body = Problem), (status = 403, body = Problem),
+    (status = 429, body = Problem)))]
 pub(super) async fn cancel_ceremony(
     State(control): Service,
     Extension(peer): Extension<Peer>,
@@ -188,6 +191,7 @@ pub(super) async fn cancel_ceremony(
 ) -> Result<StatusCode, Denial> {
     let login = control.authenticate(&peer).await?;
     let asker = Asker { login: &login, address: peer.address.ip() };
+    control.take_other(asker).await?;
     control.cancel_ceremony(asker, &named(ceremony)?).await;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -195,12 +199,13 @@ pub(super) async fn cancel_ceremony(
 /// The user's keys, apps and recovery codes.
 #[utoipa::path(get, path = "/v1/devices", responses(
     (status = 200, body = MfaDevices), (status = 401, body = Problem), (status = 403, body = Problem),
-    (status = 503, body = Problem)))]
+    (status = 429, body = Problem), (status = 503, body = Problem)))]
 pub(super) async fn mfa_devices(
     State(control): Service,
     Extension(peer): Extension<Peer>,
 ) -> Result<Json<MfaDevices>, Denial> {
     let login = control.authenticate(&peer).await?;
+    control.take_other(Asker { login: &login, address: peer.address.ip() }).await?;
     Ok(Json(control.mfa_devices(&login.login.user).await?))
 }
 
@@ -217,6 +222,7 @@ pub(super) async fn finish_enrolment(
 ) -> Result<Json<MfaDevice>, Denial> {
     let login = control.authenticate(&peer).await?;
     let asker = Asker { login: &login, address: peer.address.ip() };
+    control.take_other(asker).await?;
     Ok(Json(control.finish_enrolment(asker, &named(ceremony)?, &proof).await?))
 }
 

@@ -9,6 +9,7 @@ use portlatch_protocol::api::AccessRequest;
 use portlatch_protocol::names::{Id, UserName};
 
 use super::failures::Failures;
+use crate::api::problem::Denial;
 use crate::control::Control;
 use crate::login::limits::{Limit, Rate, network_of};
 use crate::store::logins::StoredLogin;
@@ -20,6 +21,9 @@ const QUESTIONS: Rate = Rate { burst: 200, every: Duration::from_millis(50) };
 const CHALLENGES: Rate = Rate { burst: 10, every: Duration::from_secs(6) };
 /// Requests for the catalogue by one login: each waits for a change or 25 s; an agent that starts again asks at once.
 const CATALOGUES: Rate = Rate { burst: 60, every: Duration::from_secs(1) };
+/// Everything else that one login asks: answers to its challenges, what it gives back, what it looks at. A program in a loop
+/// is slowed down before it fills the audit.
+const OTHERS: Rate = Rate { burst: 60, every: Duration::from_secs(1) };
 /// Records of requests that one login is refused whatever it asks for: an agent that has not heard of its login's end goes
 /// on asking.
 const RECORDS: Rate = Rate { burst: 5, every: Duration::from_secs(60) };
@@ -34,6 +38,7 @@ pub struct AccessLimits {
     /// Challenges of pages that approve.
     pub(crate) approvals: Limit<UserName>,
     pub(crate) catalogues: Limit<Id>,
+    pub(crate) others: Limit<Id>,
     pub(crate) failures: Failures,
     pub(crate) records: Limit<Id>,
 }
@@ -45,6 +50,7 @@ impl Default for AccessLimits {
             challenges: Limit::new(CHALLENGES),
             approvals: Limit::new(CHALLENGES),
             catalogues: Limit::new(CATALOGUES),
+            others: Limit::new(OTHERS),
             failures: Failures::default(),
             records: Limit::new(RECORDS),
         }
@@ -101,6 +107,18 @@ impl Asker<'_> {
 }
 
 impl Control {
+    /// Takes one of a login's requests that have no limit of their own.
+    ///
+    /// # Errors
+    /// [`Denial::RateLimited`].
+    pub(crate) async fn take_other(&self, asker: Asker<'_>) -> Result<(), Denial> {
+        if self.access_limits.others.take(&asker.login.login.login, self.clock.boot_time()) {
+            return Ok(());
+        }
+        self.note_limited(asker, asker.event(EventKind::AccessDenied)).await;
+        Err(Denial::RateLimited)
+    }
+
     /// Records that a request was refused because there were too many; of many of those, a few.
     pub(crate) async fn note_limited(&self, asker: Asker<'_>, event: Event) {
         if self.access_limits.records.take(&asker.login.login.login, self.clock.boot_time()) {

@@ -61,13 +61,13 @@ impl Store {
         Ok(true)
     }
 
-    /// Forgets a login's taps. Grants that are being signed with one of them find it gone.
+    /// Forgets a login's taps; how many there were. Grants that are being signed with one of them find it gone.
     ///
     /// # Errors
     /// [`StoreError`] if the database cannot be written.
-    pub async fn forget_taps(&self, login: &Id) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM taps WHERE login = ?").bind(login.as_str()).execute(&self.writer).await?;
-        Ok(())
+    pub async fn forget_taps(&self, login: &Id) -> Result<u64, StoreError> {
+        let statement = "DELETE FROM taps WHERE login = ?";
+        Ok(sqlx::query(statement).bind(login.as_str()).execute(&self.writer).await?.rows_affected())
     }
 
     /// Forgets taps that seem to come from the future: the clock was set back, and nobody can tell any more how old they

@@ -172,7 +172,8 @@ async fn nothing_but_the_login_works_without_a_logins_certificate() {
     let (key, login, now) = (key.unwrap(), &person.login, scene.clock.time_of_day());
     let tunnel = scene.control.signer().tunnel(&login.login, &key, login.expires, now).unwrap();
     let other = scene.control.signer().login(&login.login, &key, login.expires, now).unwrap();
-    for shown in [None, Some(tunnel.to_vec()), Some(other.to_vec())] {
+    let proxy = scene.control.signer().proxy(&"p1".parse().unwrap(), &key, now).unwrap();
+    for shown in [None, Some(tunnel.to_vec()), Some(other.to_vec()), Some(proxy.to_vec())] {
         server.show(shown);
         for (method, path, body) in &requests {
             let (status, problem) = server.send(method.clone(), path, body.to_string()).await;
@@ -244,4 +245,52 @@ async fn a_proxy_that_comes_and_goes_changes_the_catalogue() {
     assert_eq!(with.1["outside"], json!(["proxy.example.com"]), "an address is no name");
     scene.control.deregister_proxy(&"main".parse().unwrap()).await.unwrap();
     assert_eq!(server.get("/v1/catalogue").await.1["proxies"], json!([]));
+}
+
+/// How many of so many requests are told that they are too many; no other refusal comes.
+async fn limited(server: &Server, (method, path, body): (Method, &str, Value), times: usize) -> usize {
+    let mut limited = 0;
+    for _ in 0..times {
+        let (status, problem) = server.send(method.clone(), path, body.to_string()).await;
+        limited += usize::from(status == StatusCode::TOO_MANY_REQUESTS);
+        assert!(!status.is_server_error(), "{path}: {problem}");
+    }
+    limited
+}
+
+// E: a thousand requests; a login in a thief's hands fills no audit, and holds nobody up.
+#[tokio::test]
+async fn whatever_a_login_asks_for_again_and_again_is_limited_and_fills_no_audit() {
+    let scene = Scene::new().await;
+    let server = Server::start(&scene).await;
+    server.enrol(&scene, "jerry", &SoftKey::new()).await;
+    let credential = json!({"type": "key", "credential": {}});
+    for request in [
+        (Method::GET, "/v1/catalogue", json!(null)),
+        (Method::GET, "/v1/devices", json!(null)),
+        (Method::POST, "/v1/ceremonies/0a", credential.clone()),
+        (Method::POST, "/v1/devices/0a", credential),
+        (Method::DELETE, "/v1/ceremonies/0a", json!(null)),
+        (Method::POST, "/v1/ceremonies/0a/page", json!(null)),
+        (Method::POST, "/v1/tunnel", json!({"csr": "AA=="})),
+    ] {
+        let path = request.1.to_owned();
+        assert!(limited(&server, request, 250).await > 0, "{path}");
+        scene.pass(Duration::from_secs(300));
+    }
+    let records = scene.audit("mfa.fail").len() + scene.audit("access.denied").len();
+    assert!(records < 400, "{records} of 1,750 requests");
+}
+
+#[tokio::test]
+async fn rights_are_given_back_however_often_somebody_says_so_and_recorded_a_few_times() {
+    let scene = Scene::new().await;
+    let server = Server::start(&scene).await;
+    server.enrol(&scene, "jerry", &SoftKey::new()).await;
+    assert_eq!(limited(&server, (Method::DELETE, "/v1/taps", json!(null)), 200).await, 0);
+    assert!(scene.audit("mfa.forget").len() < 20);
+    assert_eq!(limited(&server, (Method::POST, "/v1/logout", json!(null)), 100).await, 0);
+    assert_eq!(limited(&server, (Method::DELETE, "/v1/taps", json!(null)), 100).await, 0);
+    assert_eq!(scene.audit("logout").len(), 1);
+    assert!(scene.audit("mfa.forget").len() < 30);
 }
