@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use portlatch_protocol::frame::{self, MAX_STREAM_FRAME};
-use portlatch_protocol::identity::Subject;
+use portlatch_protocol::identity::{Login, Subject};
 use portlatch_protocol::stream::{Answer, OpenRefusal, close, reset};
 use portlatch_protocol::watch::{Change, Lock, LockTarget, MAX_SILENCE};
 use quinn::{ConnectionError, ReadError, RecvStream};
@@ -51,6 +51,30 @@ async fn a_lock_cuts_live_sessions_and_tunnels_at_once() {
     assert!(end.contains(r#""reason":"locked""#), "{end}");
     let again = network.tunnel().await;
     assert_eq!(close_code(&again).await, u64::from(close::LOCKED));
+}
+
+// Logout, a user's reset and a user's end: all are the end of a login.
+#[tokio::test]
+async fn the_end_of_a_login_cuts_its_sessions_and_tunnels_and_no_others() {
+    let (network, target) = network_with_target().await;
+    let client = network.tunnel().await;
+    let other = Login { login: "0b02".parse().unwrap(), device: "desk".parse().unwrap(), ..login() };
+    let desk = network.connect(network.ca.leaf(Subject::Tunnel(other.clone()))).await.unwrap();
+    let open = network.open(&desk, |claims| (claims.login, claims.device) = (other.login, other.device));
+    let (mut send, _desk_receive, answer) = desk.open(&open).await;
+    assert_eq!(answer, Answer::Opened);
+    let mut desks = accept(&target).await;
+    let (_send, _receive) = network.session(&client).await;
+    let mut server = accept(&target).await;
+    network.tell_change(Change::LoginEnded(login().login)).await;
+    assert_eq!(close_code(&client).await, u64::from(close::LOCKED));
+    let read = timeout(PATIENCE, server.read(&mut [0; 16])).await.expect("the target hears of it");
+    assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    let end = &network.records_come("session.end", 1).await[0].line;
+    assert!(end.contains(r#""reason":"login_ended""#), "{end}");
+    assert_eq!(close_code(&network.tunnel().await).await, u64::from(close::LOCKED));
+    send.write_all(b"still").await.unwrap();
+    timeout(PATIENCE, desks.read_exact(&mut [0; 5])).await.expect("the other login goes on").unwrap();
 }
 
 #[tokio::test]
