@@ -22,6 +22,8 @@ fn add_key(name: &str) -> CeremonyPurpose {
 
 /// One more key of the user's, enrolled.
 async fn second_key(scene: &Scene, person: &mut Person) -> (SoftKey, MfaDevice) {
+    // Devices are listed by when they were enrolled.
+    scene.pass(Duration::from_secs(1));
     let outcome = scene.prove(person, &add_key("spare")).await.unwrap();
     let CeremonyOutcome::EnrolKey { ceremony, options, .. } = outcome else { panic!("{outcome:?}") };
     let key = SoftKey::new();
