@@ -50,16 +50,18 @@ pub(super) async fn show(
     let near = Near::of(waiting.address, who.address);
     let runs = Runs::of(&asked, waiting.cross, near);
     let main = html! {
+        p.lead { (lead(&waiting.wanted)) }
         (without_script())
         div.card {
             (facts(&control, &waiting, who.address))
+            p.alert role="alert" data-over {}
             @if near == Near::Unknown { (elsewhere_warning()) }
             (form.with(&runs.fields("approve")))
             (runs.link(waiting.cross, &path))
             form.deny method="post" action=(format!("{path}/deny")) {
                 (form_token(&token))
                 button.danger type="submit" { "Deny" }
-                p.hint { "If you did not start this yourself, deny it, and tell your administrator." }
+                p.hint { "Nothing is opened then. If you did not start it yourself, tell your administrator." }
             }
         }
     };
@@ -75,6 +77,21 @@ fn heading(wanted: &CeremonyPurpose) -> String {
             count => format!("Run a command on {count} resources?"),
         },
         CeremonyPurpose::ManageDevices(_) => "Change your keys?".to_owned(),
+    }
+}
+
+/// Why the page is there, and what to look at.
+const fn lead(wanted: &CeremonyPurpose) -> &'static str {
+    match wanted {
+        CeremonyPurpose::Open(_) => {
+            "A program waits to be connected. Approve it only if you have just started it yourself."
+        }
+        CeremonyPurpose::Exec(_) => {
+            "A command waits to be run. Approve it only if you have just started it yourself."
+        }
+        CeremonyPurpose::ManageDevices(_) => {
+            "A change of your keys waits. Approve it only if you have just asked for it yourself."
+        }
     }
 }
 
@@ -105,7 +122,7 @@ fn facts(control: &Control, waiting: &Waiting, browser: IpAddr) -> Markup {
             }
             dt { "Asked by" } dd { (waiting.login.device) ", at " (waiting.address) }
             dt { "This browser" } dd { "at " (browser) }
-            dt { "Time left" } dd { (waiting.left.as_secs()) " seconds" }
+            dt { "Time left" } dd data-left=(waiting.left.as_secs()) { (waiting.left.as_secs()) " seconds" }
         }
     }
 }
@@ -191,7 +208,10 @@ impl Runs {
             input type="hidden" name="place" value="elsewhere";
             div.field {
                 label for=(id) { "Code" }
-                p.hint id=(hint) { "The four characters that the other machine shows." }
+                p.hint id=(hint) {
+                    "Read the four characters off your own other machine. A code that somebody sends or tells you is a \
+                     trick: do not type it."
+                }
                 input.code id=(id) name="code" type="text" required maxlength=(TYPED_CODE + 2) autocomplete="off"
                     autocapitalize="characters" spellcheck="false" aria-describedby=(hint);
             }
@@ -203,10 +223,10 @@ impl Runs {
         match (cross, self) {
             (CrossDevice::Refused, _) => html! {},
             (CrossDevice::WithCode, Self::Here) => html! {
-                p { a href=(format!("{path}?runs=elsewhere")) { "The program runs on another machine" } }
+                p.other-way { a href=(format!("{path}?runs=elsewhere")) { "The program runs on another machine" } }
             },
             (CrossDevice::WithCode, Self::Elsewhere) => html! {
-                p { a href=(format!("{path}?runs=here")) { "The program runs on this computer" } }
+                p.other-way { a href=(format!("{path}?runs=here")) { "The program runs on this computer" } }
             },
         }
     }
@@ -266,7 +286,7 @@ pub(super) fn to_agent(id: &Id, redirect: &approval::Redirect) -> Response {
 
 /// What is said after an approval for another machine.
 pub(super) fn approved_elsewhere() -> Page {
-    let main = html! { p.notice role="status" { "Go back to the program on the other machine: it goes on by itself." } };
+    let main = html! { p.notice role="status" { "Go back to the other machine: the program there goes on by itself. You can close this window." } };
     Page::new("Approved", main)
 }
 
@@ -278,7 +298,10 @@ pub(super) async fn deny(
 ) -> Result<Page, Trouble> {
     let id = named(&id)?;
     control.deny_waiting(&who.session.user, &id).await.map_err(trouble)?;
-    let main = html! { p.notice role="status" { "The program was refused. Nothing was opened." } };
+    let main = html! {
+        p.notice role="status" { "The program was refused, and nothing was opened. You can close this window." }
+        p { "If you did not start it yourself, tell your administrator: somebody else may be using your login." }
+    };
     Ok(Page::new("Denied", main).signed_in(who.shown()))
 }
 

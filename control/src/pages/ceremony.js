@@ -1,5 +1,6 @@
-// What the pages need of WebAuthn, and nothing else. Nothing happens by itself: a form's button begins its ceremony.
-// The one thing done on load is to put what stands behind "#" of an enrolment link into its fields.
+// What the pages need of WebAuthn, and little else. Nothing happens by itself: a form's button begins its ceremony.
+// What is done on load: what stands behind "#" of an enrolment link is put into its fields, and the time that a request
+// still waits is counted down.
 "use strict";
 
 (() => {
@@ -147,10 +148,36 @@
   window.addEventListener("pageshow", (event) => event.persisted && location.reload());
 
   const enrol = document.querySelector("[data-enrol] form");
-  if (enrol && location.hash.length > 1) {
-    const [user, token] = location.hash.slice(1).split("/").map(decodeURIComponent);
+  const fillFromLink = () => {
+    const parts = location.hash.slice(1).split("/");
+    if (!enrol || parts.length !== 2) return;
+    // Out of the address bar and the history before anything else.
     history.replaceState(null, "", location.pathname);
+    let user, token;
+    try {
+      [user, token] = parts.map(decodeURIComponent);
+    } catch {
+      return; // No link of ours.
+    }
     enrol.elements.user.value = user || "";
     enrol.elements.token.value = token || "";
+  };
+  fillFromLink();
+  // A link that is pasted while its page is open changes nothing but this.
+  window.addEventListener("hashchange", fillFromLink);
+
+  for (const left of document.querySelectorAll("[data-left]")) {
+    const over = Date.now() + 1000 * Number(left.dataset.left);
+    const tick = () => {
+      const seconds = Math.max(0, Math.ceil((over - Date.now()) / 1000));
+      left.textContent = seconds === 1 ? "1 second" : seconds + " seconds";
+      if (seconds) {
+        setTimeout(tick, 1000);
+        return;
+      }
+      for (const form of document.querySelectorAll("main form")) form.hidden = true;
+      document.querySelector("[data-over]").textContent = "The time is over. Run the program again.";
+    };
+    tick();
   }
 })();

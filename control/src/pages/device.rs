@@ -114,6 +114,9 @@ pub(super) async fn deny(
 ) -> Result<Page, Trouble> {
     let id = named(&id)?;
     control.deny_device(&id).await.map_err(approve::trouble)?;
-    let main = html! { p.notice role="status" { "The device was refused. If you did not ask for it, tell your administrator." } };
+    let main = html! {
+        p.notice role="status" { "The device was refused, and is not signed in. You can close this window." }
+        p { "If you did not run " code { "portlatch login" } " yourself, tell your administrator." }
+    };
     Ok(Page::new("Denied", main))
 }

@@ -15,10 +15,16 @@ use super::fields::{Answered, Next, Passing, Sent, key_kind, key_name, user_name
 use super::frame::{Asks, CeremonyForm, Choice, Field, Page, Weight, without_script};
 use super::sign_in::{Begun, page_of_visit};
 use super::trouble::Trouble;
+use crate::api::problem::Denial;
 use crate::browser::enrolment::NewUser;
 use crate::control::Control;
 
 const PATH: &str = "/enrol";
+/// The same for a wrong name, a wrong token, and one that was used or is too old: nobody learns which.
+const NO_LINK: &str = "This user name and token do not fit, or the link was used already or is older than a day. Ask your \
+     administrator for a new one.";
+const NOT_ENROLLED: &str = "The key was not enrolled: its answer does not verify, or the link was used in the meantime. \
+     Open the link again.";
 
 /// The page.
 pub(super) async fn show(passing: Passing) -> Response {
@@ -106,7 +112,12 @@ pub(super) async fn begin(
         name: key_name(&fields.name)?,
         kind: key_kind(&fields.kind)?,
     };
-    Ok(Json(control.begin_web_enrolment(visit, new).await?.into()))
+    let begun = control.begin_web_enrolment(visit, new).await;
+    Ok(Json(begun.map_err(|denial| trouble(denial, NO_LINK))?.into()))
+}
+
+fn trouble(denial: Denial, refused: &str) -> Trouble {
+    if denial == Denial::BadLogin { Trouble::said(denial.status(), refused) } else { denial.into() }
 }
 
 /// Enrols, and signs in.
@@ -116,7 +127,7 @@ pub(super) async fn finish(
 ) -> Result<Response, Trouble> {
     let (challenge, credential) = fields.read().map_err(|trouble| trouble.back(PATH))?;
     let enrolled = control.finish_web_enrolment(visit, &challenge, &credential).await;
-    let session = enrolled.map_err(|denial| Trouble::from(denial).back(PATH))?;
+    let session = enrolled.map_err(|denial| trouble(denial, NOT_ENROLLED).back(PATH))?;
     let cookies = [(SET_COOKIE, Cookie::Session.keep(&session)), (SET_COOKIE, Cookie::Visit.forget())];
     Ok((AppendHeaders(cookies), Redirect::to(&Next::Welcome.path())).into_response())
 }

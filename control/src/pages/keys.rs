@@ -34,10 +34,11 @@ impl Done {
     fn notice(&self) -> Option<&'static str> {
         match (&self.welcome, self.done.as_deref()) {
             (Some(_), _) => Some(
-                "You are enrolled. Add a second key or passkey now: without any of them there is no way in.",
+                "You are enrolled. Add a second key or passkey now, and keep it somewhere else: if you lose your only one, \
+                 your administrator has to let you in again.",
             ),
-            (None, Some("enrol")) => Some("It is enrolled."),
-            (None, Some("change")) => Some("It is done."),
+            (None, Some("enrol")) => Some("It is enrolled, and works from now on."),
+            (None, Some("change")) => Some("Your change is made."),
             (None, Some(_) | None) => None,
         }
     }
@@ -59,7 +60,10 @@ pub(super) async fn show(
     let main = html! {
         @if let Some(notice) = done.notice() { p.notice role="status" { (notice) } }
         @if keys == 1 && done.welcome.is_none() {
-            p.warning { "This is your only key. Add a second one: without any of them there is no way in." }
+            p.warning {
+                "This is your only key. Add a second one, and keep it somewhere else: if you lose your only one, your \
+                 administrator has to let you in again."
+            }
         }
         (without_script())
         ul.keys {
@@ -72,7 +76,10 @@ pub(super) async fn show(
         section.card aria-labelledby="recovery" {
             h2 #recovery { "Recovery codes" }
             p { (recovery_left(devices.recovery_codes)) }
-            p { "Each of them logs you in once in place of your key, after your password. Keep them on paper." }
+            p {
+                "Each works once, in place of your key: " code { "portlatch login --recovery-code" } " asks for it and for \
+                 your password. Keep them on paper."
+            }
             (change_form(&token, "Make new recovery codes", Weight::Side).with(&html! {
                 input type="hidden" name="change" value="codes";
             }))
@@ -229,7 +236,10 @@ fn codes_page(codes: &[Secret]) -> Page {
         p.lead { "Print these codes or write them down, and keep them where your keys are not. They are shown this once." }
         div.card {
             ol.codes { @for code in codes { li { code { (code.0) } } } }
-            p { "Each logs you in once in place of your key, after your password. Your old codes are void." }
+            p {
+                "Each works once, in place of your key: " code { "portlatch login --recovery-code" } " asks for it and for \
+                 your password. Codes that you had before are void."
+            }
         }
         p { a.button.main href=(PATH) { "I have kept them" } }
     };

@@ -84,7 +84,7 @@ fn app_page(path: &str, token: &str, (uri, name): (&str, &str), again: Option<&s
         value: None,
     };
     let main = html! {
-        p.lead { "Scan this with “" (name) "”, then type the code that it shows." }
+        p.lead { "Scan this with your authenticator app, “" (name) "”, and type the code that it shows." }
         @if again.is_some() { p.alert role="alert" { "That code was not right: wait for the next one, and type it." } }
         div.card {
             @if let Some(image) = qr(uri) { (image) }

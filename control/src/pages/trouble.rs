@@ -73,12 +73,15 @@ impl Trouble {
         match self {
             Self::SignIn(next) => Redirect::to(&next.sign_in_path()).into_response(),
             Self::NotThere => {
-                let main = html! { p.lead { (NOT_THERE) } };
+                let main = html! {
+                    p.lead { (NOT_THERE) }
+                    p { a.button.side href="/" { "To the start page" } }
+                };
                 Page::new("Nothing here", main).status(StatusCode::NOT_FOUND).dress(cluster)
             }
             Self::FromOutside(path) => {
                 let main = html! {
-                    p.lead { "You came here from another site." }
+                    p.lead { "Another site sent you here. Go on only if you meant to come to Portlatch." }
                     p { a.button.main href=(path) { "Continue to Portlatch" } }
                 };
                 Page::new("Continue", main).dress(cluster)
@@ -111,7 +114,7 @@ impl From<Denial> for Trouble {
     fn from(denial: Denial) -> Self {
         let sentence = match &denial {
             Denial::BadLogin => {
-                "User, password or token is wrong, or the key's answer is. Try again.".to_owned()
+                "User name or password is wrong, or the key's answer is. Try again.".to_owned()
             }
             Denial::CeremonyEnded => "This took too long, or was answered already. Try again.".to_owned(),
             Denial::BadAssertion => {
