@@ -2,7 +2,10 @@
 //! API, played by the test where a whole agent would need a daemon.
 
 pub mod agent;
+pub mod authenticators;
 pub mod chromium;
+pub mod looks;
+pub mod processes;
 pub mod site;
 pub mod totp;
 pub mod webdriver;

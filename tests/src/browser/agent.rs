@@ -20,7 +20,7 @@ use crate::lab::wait_for;
 /// Longer than control holds a question about a page.
 const ANSWER_TIME: Duration = Duration::from_secs(40);
 /// How long a redirect may take.
-const REDIRECT_TIME: Duration = Duration::from_secs(10);
+const REDIRECT_TIME: Duration = Duration::from_secs(30);
 
 /// Whoever speaks the API: with a login's certificate, or without.
 #[derive(Clone)]

@@ -1,14 +1,13 @@
 //! Chromium as a test uses it: goes to pages, types, clicks, presses keys, has virtual security keys, and is looked at.
 
 use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use super::processes::{ends_with_all_it_started, has_namespaces};
 use super::webdriver::{Loopback, Refused, Session, Wire};
 use crate::lab::wait_for;
 
@@ -18,8 +17,14 @@ pub const CHROMIUM: &str = "/usr/bin/chromium";
 pub const CHROMEDRIVER: &str = "/usr/bin/chromedriver";
 /// What has it trust a CA.
 pub const CERTUTIL: &str = "/usr/bin/certutil";
-/// Nothing on a page takes longer.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Set where a test may not be skipped for want of a browser.
+const REQUIRED: &str = "PORTLATCH_BROWSER_REQUIRED";
+/// Nothing on a page takes longer, on a machine that does much else.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often chromedriver is started until it has found a port.
+const PORTS: usize = 5;
+/// How often a page is looked at that somebody waits for.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// WebDriver's name for an element's identifier.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
@@ -27,68 +32,24 @@ const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 pub struct Chromium {
     session: Session,
     driver: Option<Child>,
-    artefacts: PathBuf,
 }
 
-/// How a page is looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Look {
-    /// A wide window in light colours.
-    Light,
-    /// A wide window in dark colours.
-    Dark,
-    /// 320 px, as on a small phone, or at 400 % on a desktop.
-    Narrow,
-}
-
-impl Look {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Light, Self::Dark, Self::Narrow];
-
-    const fn width(self) -> u32 {
-        match self {
-            Self::Light | Self::Dark => 1000,
-            Self::Narrow => 320,
-        }
-    }
-
-    const fn scheme(self) -> &'static str {
-        match self {
-            Self::Light | Self::Narrow => "light",
-            Self::Dark => "dark",
-        }
-    }
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Light => "light",
-            Self::Dark => "dark",
-            Self::Narrow => "narrow",
-        }
-    }
-}
-
-/// What a virtual authenticator is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Authenticator {
-    /// A USB key without a PIN: it is tapped, and verifies nobody.
-    Key,
-    /// The device's own, with a fingerprint that fits.
-    Passkey,
-}
-
-/// A virtual authenticator of a browser.
-#[derive(Debug, Clone)]
-pub struct AuthenticatorId(String);
-
-/// Whether there is a browser to test with; says so if not.
-#[expect(clippy::print_stdout, reason = "what println prints is what a test's runner captures and shows")]
+/// Whether there is a browser to test with; says why if not.
+///
+/// # Panics
+/// If there is none where one must be, as `scripts/test` has it for root.
 pub fn is_installed() -> bool {
     let missing = [CHROMIUM, CHROMEDRIVER, CERTUTIL].into_iter().find(|program| !Path::new(program).exists());
-    if let Some(program) = missing {
-        println!("skipped: there is no {program} (Debian's chromium, chromium-driver and libnss3-tools)");
-    }
-    missing.is_none()
+    let why = match missing {
+        Some(program) => {
+            format!("there is no {program} (Debian's chromium, chromium-driver and libnss3-tools)")
+        }
+        None if !has_namespaces() => "this machine gives us no process namespaces".to_owned(),
+        None => return true,
+    };
+    assert!(std::env::var_os(REQUIRED).is_none(), "{why}");
+    crate::own_network::say(&format!("skipped: {why}"));
+    false
 }
 
 /// What chromedriver is asked for: a browser without a window that keeps nothing of this machine's user.
@@ -109,6 +70,7 @@ pub fn capabilities() -> Value {
     json!({
         "browserName": "chrome",
         "webauthn:virtualAuthenticators": true,
+        "goog:loggingPrefs": {"browser": "ALL"},
         "goog:chromeOptions": {"binary": CHROMIUM, "args": arguments},
     })
 }
@@ -119,22 +81,7 @@ impl Chromium {
     /// # Panics
     /// If it does not start.
     pub fn start(home: &Path) -> Self {
-        let mut driver = Command::new(CHROMEDRIVER)
-            .arg("--port=0")
-            .env("HOME", home)
-            .env("XDG_CONFIG_HOME", home.join("config"))
-            .env("XDG_CACHE_HOME", home.join("cache"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("chromedriver starts");
-        let lines = BufReader::new(driver.stdout.take().expect("its output is piped")).lines();
-        let port = lines.map_while(Result::ok).find_map(|line| {
-            let port = line.split("started successfully on port ").nth(1)?;
-            port.trim_end_matches('.').parse().ok()
-        });
-        let port = port.expect("chromedriver says its port");
+        let (port, driver) = (0..PORTS).find_map(|_| start_driver(home)).expect("chromedriver finds a port");
         let mut browser = Self::over(Box::new(Loopback { port }));
         browser.driver = Some(driver);
         browser
@@ -142,10 +89,7 @@ impl Chromium {
 
     /// A browser of a chromedriver that runs already.
     pub fn over(wire: Box<dyn Wire>) -> Self {
-        let session = Session::open(wire, &capabilities());
-        let test = std::env::current_exe().expect("a test knows its own file");
-        let target = test.ancestors().nth(3).expect("tests stand in TARGET/PROFILE/deps/");
-        Self { session, driver: None, artefacts: target.join("browser-artefacts") }
+        Self { session: Session::open(wire, &capabilities()), driver: None }
     }
 
     /// Goes to a page.
@@ -163,19 +107,55 @@ impl Chromium {
         self.text("h1")
     }
 
-    /// Waits until the main heading is this.
+    /// Waits until a page with this main heading is loaded, its script included.
     ///
     /// # Panics
     /// If it does not come.
     pub fn wait_for_heading(&self, wanted: &str) {
-        let mut seen = String::new();
-        let came = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            wait_for(wanted, PATIENCE, || {
-                seen = self.try_text("h1").unwrap_or_default();
-                (seen == wanted).then_some(())
-            });
-        }));
-        assert!(came.is_ok(), "waited for {wanted:?} at {}, saw {seen:?}: {}", self.url(), self.body());
+        let script = "const it = document.querySelector('h1'); \
+             return document.readyState === 'complete' && it ? it.innerText : ''";
+        self.wait_for_script(script, &json!([]), wanted);
+    }
+
+    /// Waits until an alert of the page says this, and gives the whole of it.
+    ///
+    /// # Panics
+    /// If none does.
+    pub fn wait_for_alert(&self, wanted: &str) -> String {
+        let script = "return [...document.querySelectorAll('[role=alert]')].map((it) => it.innerText) \
+             .find((text) => text.includes(arguments[0])) || ''";
+        let begin = Instant::now();
+        loop {
+            let seen = self.try_script(script, &json!([wanted])).unwrap_or_default();
+            if let Some(text) = seen.as_str().filter(|text| !text.is_empty()) {
+                return text.to_owned();
+            }
+            let url = self.url();
+            assert!(begin.elapsed() < PATIENCE, "no alert {wanted:?} at {url}: {}", self.body());
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// Waits until a script gives this, on whatever page there is by then.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn wait_for_script(&self, script: &str, arguments: &Value, wanted: &str) {
+        let begin = Instant::now();
+        loop {
+            let seen = self.try_script(script, arguments).unwrap_or_default();
+            if seen == wanted {
+                return;
+            }
+            let (url, body) = (self.url(), self.body());
+            assert!(begin.elapsed() < PATIENCE, "no {wanted:?} at {url}, but {seen}: {body}");
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    fn try_script(&self, script: &str, arguments: &Value) -> Result<Value, Refused> {
+        let body = json!({"script": script, "args": arguments});
+        self.session.try_command("POST", "/execute/sync", &body)
     }
 
     /// All text of the page.
@@ -269,76 +249,44 @@ impl Chromium {
         self.session.command("POST", "/goog/cdp/execute", &json!({"cmd": command, "params": parameters}))
     }
 
-    /// Forgets all cookies: from here on it is another browser.
+    /// Forgets all cookies, of whichever page: from here on it is another browser.
     pub fn forget_cookies(&self) {
-        self.session.command("DELETE", "/cookie", &Value::Null);
+        self.devtools("Network.clearBrowserCookies", &json!({}));
     }
 
-    /// Plugs a virtual authenticator in.
-    pub fn add(&self, authenticator: Authenticator) -> AuthenticatorId {
-        let (transport, is_verifying) = match authenticator {
-            Authenticator::Key => ("usb", false),
-            Authenticator::Passkey => ("internal", true),
-        };
-        let options = json!({
-            "protocol": "ctap2",
-            "transport": transport,
-            "hasResidentKey": is_verifying,
-            "hasUserVerification": is_verifying,
-            "isUserVerified": is_verifying,
-            "isUserConsenting": true,
-        });
-        let id = self.session.command("POST", "/webauthn/authenticator", &options);
-        AuthenticatorId(id.as_str().expect("an authenticator has a name").to_owned())
+    /// The tab that is looked at.
+    pub fn tab(&self) -> String {
+        self.session.command("GET", "/window", &Value::Null).as_str().unwrap_or_default().to_owned()
     }
 
-    /// Unplugs one.
-    pub fn remove(&self, authenticator: &AuthenticatorId) {
-        let path = format!("/webauthn/authenticator/{}", authenticator.0);
-        self.session.command("DELETE", &path, &Value::Null);
+    /// Opens another tab and looks at it. Authenticators stay with the tab that they were plugged into.
+    pub fn open_tab(&self) {
+        let opened = self.session.command("POST", "/window/new", &json!({"type": "tab"}));
+        self.switch_to(opened["handle"].as_str().expect("a tab has a handle"));
     }
 
-    /// Whether the next fingerprint fits.
-    pub fn set_verified(&self, authenticator: &AuthenticatorId, verified: Verified) {
-        let path = format!("/webauthn/authenticator/{}/uv", authenticator.0);
-        self.session.command("POST", &path, &json!({"isUserVerified": verified == Verified::Yes}));
+    /// Looks into the page's first frame, until the next page.
+    pub fn enter_frame(&self) {
+        self.session.command("POST", "/frame", &json!({"id": 0}));
     }
 
-    /// What credentials it holds.
-    pub fn credentials(&self, authenticator: &AuthenticatorId) -> Vec<Value> {
-        let path = format!("/webauthn/authenticator/{}/credentials", authenticator.0);
-        self.session.command("GET", &path, &Value::Null).as_array().cloned().unwrap_or_default()
+    /// Looks at a tab.
+    pub fn switch_to(&self, tab: &str) {
+        self.session.command("POST", "/window", &json!({"handle": tab}));
     }
 
-    /// Sets the window and the colours.
-    pub fn look(&self, look: Look, height: u32) {
-        let metrics =
-            json!({"width": look.width(), "height": height, "deviceScaleFactor": 1, "mobile": false});
-        self.devtools("Emulation.setDeviceMetricsOverride", &metrics);
-        let features = json!([{"name": "prefers-color-scheme", "value": look.scheme()}]);
-        self.devtools("Emulation.setEmulatedMedia", &json!({"features": features}));
+    /// What the browser complained of since it was asked last: errors of scripts, and what the policy of content forbade.
+    /// Answers with a status that says no are none: pages are tested for them.
+    pub fn complaints(&self) -> Vec<String> {
+        let entries = self.session.command("POST", "/se/log", &json!({"type": "browser"}));
+        let entries = entries.as_array().cloned().unwrap_or_default();
+        let grave = entries.into_iter().filter(|entry| entry["source"] != "network");
+        grave.map(|entry| format!("{}: {}", entry["source"], entry["message"])).collect()
     }
 
-    /// Keeps pictures of the whole page, in every look, as `NAME-LOOK.png`; a page that does not fit the width of its
-    /// window fails the test.
-    ///
-    /// # Panics
-    /// If a picture cannot be kept, or the page is too wide.
-    pub fn picture(&self, name: &str) {
-        std::fs::create_dir_all(&self.artefacts).expect("the artefacts' directory");
-        for look in Look::ALL {
-            self.look(look, 600);
-            let size = "const page = document.documentElement; return [page.scrollWidth, page.scrollHeight]";
-            let size = self.script(size, &json!([]));
-            let (width, height) = (size[0].as_u64().unwrap_or(0), size[1].as_u64().unwrap_or(0));
-            assert!(width <= u64::from(look.width()), "{name} is {width} px wide: {look:?}");
-            self.look(look, u32::try_from(height).unwrap_or(600).clamp(400, 8000));
-            let image = self.session.command("GET", "/screenshot", &Value::Null);
-            let file = self.artefacts.join(format!("{name}-{}.png", look.name()));
-            std::fs::write(file, STANDARD.decode(image.as_str().unwrap_or_default()).expect("base64"))
-                .expect("keeping a picture");
-        }
-        self.look(Look::Light, 900);
+    /// What commands go to.
+    pub(super) const fn session(&self) -> &Session {
+        &self.session
     }
 
     fn find(&self, css: &str) -> Result<String, Refused> {
@@ -348,21 +296,42 @@ impl Chromium {
     }
 }
 
-/// Whether an authenticator verifies its user.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verified {
-    /// The fingerprint fits.
-    Yes,
-    /// It does not.
-    No,
-}
-
 impl Drop for Chromium {
     fn drop(&mut self) {
-        self.session.close();
+        let complaints = if std::thread::panicking() { Vec::new() } else { self.complaints() };
         if let Some(mut driver) = self.driver.take() {
             let _ = driver.kill();
             let _ = driver.wait();
         }
+        assert!(complaints.is_empty(), "the browser complained: {complaints:#?}");
     }
+}
+
+/// Starts chromedriver, unless it ends at once: it wants the same port of IPv4 and of IPv6, and another program may have one.
+fn start_driver(home: &Path) -> Option<(u16, Child)> {
+    // Profiles are made there, and go with the home.
+    let temporary = home.join("tmp");
+    std::fs::create_dir_all(&temporary).expect("a directory of our own");
+    let mut driver = ends_with_all_it_started(CHROMEDRIVER)
+        .arg("--port=0")
+        .env("TMPDIR", &temporary)
+        .env("HOME", home)
+        .env("XDG_CONFIG_HOME", home.join("config"))
+        .env("XDG_CACHE_HOME", home.join("cache"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("chromedriver starts");
+    let lines = BufReader::new(driver.stdout.take().expect("its output is piped")).lines();
+    let port = lines.map_while(Result::ok).find_map(|line| {
+        let port = line.split("started successfully on port ").nth(1)?;
+        port.trim_end_matches('.').parse().ok()
+    });
+    if let Some(port) = port {
+        return Some((port, driver));
+    }
+    let _ = driver.kill();
+    let _ = driver.wait();
+    None
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::processes::ends_with_test;
 use crate::lab::{binaries, wait_for};
 
 /// What there is to reach, and for whom.
@@ -40,8 +41,10 @@ metadata: {name: vault-db, labels: {env: prod}}
 spec: {uri: 'tcp://10.0.0.6:5432', mfa: {user_verification: true}}
 ";
 
-/// How long the proxy may take to come up on a busy machine.
+/// How long the proxy may take to come up, and to write down what it did, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Ports that are tried one after another: another program may take one between its choice and its use.
+const PORTS: usize = 5;
 
 /// A cluster; its proxy ends when this is dropped.
 pub struct Site {
@@ -68,9 +71,18 @@ impl Site {
     /// # Panics
     /// If it does not come up.
     pub fn start() -> Self {
+        let site =
+            (0..PORTS).find_map(|_| Self::try_start()).expect("a cluster comes up at one of some ports");
+        site.apply(DOCUMENTS);
+        site.trust();
+        site
+    }
+
+    /// A cluster, unless another program took its port in the meantime: the cluster's name has the port in it, so it must
+    /// be known before anything listens.
+    fn try_start() -> Option<Self> {
         let directory = tempfile::tempdir().expect("a directory of our own");
         let cluster = directory.path().join("cluster");
-        // Taken and given back: the name of the cluster has the port in it, so it must be known before anything listens.
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("its number").port();
         drop(listener);
@@ -80,23 +92,33 @@ impl Site {
         let config = cluster.join("proxy.toml");
         let text = fs::read_to_string(&config).expect("a configuration");
         fs::write(&config, format!("listen = \"127.0.0.1:{port}\"\n{text}")).expect("writing it");
-        let log = fs::File::create(directory.path().join("proxy.log")).expect("a log");
-        let proxy = Command::new(binaries().join("portlatch-proxy"))
-            .args(["run", "--dir"])
-            .arg(&cluster)
-            .stdin(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("portlatch-proxy starts");
-        let site = Self { port, pin, directory, proxy };
-        wait_for("the proxy", PATIENCE, || {
-            std::net::TcpStream::connect(("127.0.0.1", port))
-                .ok()
-                .filter(|_| cluster.join("admin.sock").exists())
-        });
-        site.apply(DOCUMENTS);
-        site.trust();
-        site
+        let proxy = run_proxy(directory.path());
+        let mut site = Self { port, pin, directory, proxy };
+        site.is_up().then_some(site)
+    }
+
+    /// Waits until the proxy serves; not if it ends before that.
+    fn is_up(&mut self) -> bool {
+        let socket = self.cluster().join("admin.sock");
+        wait_for("the proxy", PATIENCE, || match self.proxy.try_wait() {
+            Ok(None) => {
+                let listens = std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok();
+                (listens && std::os::unix::net::UnixStream::connect(&socket).is_ok()).then_some(true)
+            }
+            Ok(Some(_)) | Err(_) => Some(false),
+        })
+    }
+
+    /// Ends the proxy and starts it again, when so much more time has passed.
+    ///
+    /// # Panics
+    /// If it does not come up again.
+    pub fn restart_after(&mut self, time: Duration) {
+        fs::write(self.directory.path().join("clock"), time.as_secs().to_string()).expect("moving the clock");
+        self.proxy.kill().expect("the proxy runs");
+        self.proxy.wait().expect("the proxy ends");
+        self.proxy = run_proxy(self.directory.path());
+        assert!(self.is_up(), "the proxy does not come up again");
     }
 
     /// The address of a page.
@@ -148,23 +170,18 @@ impl Site {
 
     /// The records of the audit of this kind, oldest first.
     pub fn audit(&self, event: &str) -> Vec<Value> {
-        let mut files: Vec<PathBuf> = fs::read_dir(self.cluster().join("audit"))
-            .expect("the audit")
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| path.is_file())
-            .collect();
-        files.sort();
-        let text: String = files.iter().filter_map(|file| fs::read_to_string(file).ok()).collect();
-        let records = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let tail = self.admin(&["audit", "tail", "--lines", "100000"]);
+        let text = String::from_utf8(tail.stdout).expect("records are UTF-8");
+        let records = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
         records.filter(|record| record["event"] == event).collect()
     }
 
-    /// The newest record of this kind says this reason.
+    /// Waits until a record of this kind says this reason.
     ///
     /// # Panics
     /// If none comes that does.
     pub fn audited(&self, event: &str, reason: &str) {
-        wait_for(&format!("{event} because of {reason}"), Duration::from_secs(5), || {
+        wait_for(&format!("{event} because of {reason}"), PATIENCE, || {
             self.audit(event).iter().any(|record| record["reason"] == reason).then_some(())
         });
     }
@@ -210,6 +227,18 @@ impl Drop for Site {
         let _ = self.proxy.kill();
         let _ = self.proxy.wait();
     }
+}
+
+fn run_proxy(directory: &Path) -> Child {
+    let log = fs::File::options().create(true).append(true).open(directory.join("proxy.log"));
+    ends_with_test(binaries().join("portlatch-proxy").to_str().expect("cargo's directory is text"))
+        .args(["run", "--dir"])
+        .arg(directory.join("cluster"))
+        .env("PORTLATCH_CLOCK_OFFSET", directory.join("clock"))
+        .stdin(Stdio::null())
+        .stderr(log.expect("a log"))
+        .spawn()
+        .expect("portlatch-proxy starts")
 }
 
 fn run(cluster: &Path, arguments: &[&str]) -> Output {

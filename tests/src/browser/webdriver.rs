@@ -112,11 +112,6 @@ impl Session {
     pub fn command(&self, method: &str, path: &str, body: &Value) -> Value {
         self.try_command(method, path, body).unwrap_or_else(|refused| panic!("{method} {path}: {refused:?}"))
     }
-
-    /// Closes the browser.
-    pub fn close(&self) {
-        let _ = self.wire.send("DELETE", &self.path, "");
-    }
 }
 
 #[cfg(test)]

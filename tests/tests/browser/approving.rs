@@ -1,12 +1,14 @@
 //! What an agent waits for, approved and denied at its page.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use portlatch_protocol::api::browser::APPROVAL_WAIT;
 use portlatch_tests::browser::agent::Agent;
-use portlatch_tests::browser::chromium::{Authenticator, Chromium};
+use portlatch_tests::browser::authenticators::{Authenticator, Tapped};
+use portlatch_tests::browser::chromium::Chromium;
 use portlatch_tests::browser::site::Site;
 
-use super::people::{PASSWORD, enrol, log_in, scene, sign_in, sign_out};
+use super::people::{PASSWORD, enrol, enrol_plugged, log_in, scene, sign_in, sign_out};
 
 const APPROVE: &str = "Approve with your key";
 const QUESTION: &str = "Open billing-db?";
@@ -32,6 +34,12 @@ fn an_approval_on_the_same_machine_returns_to_the_agent_and_brings_a_grant_once(
         assert!(said.contains(fact), "{fact}: {said}");
     }
     browser.picture("approve");
+    let first = browser.tab();
+    browser.open_tab();
+    browser.go(&page.url);
+    browser.wait_for_heading(QUESTION);
+    let second = browser.tab();
+    browser.switch_to(&first);
     // The agent's own origin does not help here, nor the browser's there: neither has anything to show yet.
     assert_eq!(agent.redeem(&page, None).0, 410);
     browser.press("main", APPROVE);
@@ -42,7 +50,10 @@ fn an_approval_on_the_same_machine_returns_to_the_agent_and_brings_a_grant_once(
     assert_eq!((status, outcome["type"].as_str()), (200, Some("granted")), "{outcome}");
     assert_eq!(agent.redeem(&page, Some(&code)).0, 410, "the code works once");
 
-    // F: double approve.
+    // F: double approve, in the tab that shows the question still, and anew.
+    browser.switch_to(&second);
+    browser.press("main", APPROVE);
+    browser.wait_for_alert("it is over");
     browser.go(&page.url);
     browser.wait_for_heading("Nothing here");
     assert_eq!(site.audit("grant").len(), 1);
@@ -65,7 +76,8 @@ fn a_denial_reaches_the_waiting_agent_at_once() {
         let denied = Instant::now();
         let ((status, decision), heard) = waiting.join().unwrap();
         assert_eq!((status, decision["decision"].as_str()), (200, Some("denied")), "{decision}");
-        assert!(heard.saturating_duration_since(denied) < Duration::from_secs(2));
+        // Not when the question's own time is over.
+        assert!(heard.saturating_duration_since(denied) < APPROVAL_WAIT / 2);
     });
     browser.picture("denied");
     site.audited("mfa.fail", "denied_at_page");
@@ -79,8 +91,7 @@ fn a_denial_reaches_the_waiting_agent_at_once() {
     browser.wait_for_heading(QUESTION);
     assert_eq!(agent.cancel(&page), 204);
     browser.press("main", APPROVE);
-    let said = browser.wait_for_text("[role=alert]");
-    assert!(said.contains("it is over"), "{said}");
+    browser.wait_for_alert("it is over");
     assert_eq!(agent.decision(&page).0, 410);
     assert!(site.audit("grant").is_empty());
 }
@@ -96,7 +107,7 @@ fn another_machine_types_the_code_and_three_wrong_ones_end_the_request() {
     browser.picture("approve-elsewhere");
     browser.fill("#approve-code", "0000");
     browser.press("main", APPROVE);
-    assert!(browser.wait_for_text("[role=alert]").contains("two tries are left"));
+    browser.wait_for_alert("two tries are left");
     browser.fill("#approve-code", &code.to_lowercase());
     browser.press("main", APPROVE);
     browser.wait_for_heading("Approved");
@@ -113,9 +124,7 @@ fn another_machine_types_the_code_and_three_wrong_ones_end_the_request() {
         browser.wait_for_heading(QUESTION);
         browser.fill("#approve-code", "0000");
         browser.press("main", APPROVE);
-        portlatch_tests::lab::wait_for(said, Duration::from_secs(5), || {
-            browser.try_text("[role=alert]").ok().filter(|text| text.contains(said))
-        });
+        browser.wait_for_alert(said);
     }
     assert_eq!(agent.decision(&page).1["decision"], "denied");
     browser.go(&page.url);
@@ -152,7 +161,7 @@ fn a_request_is_shown_to_its_own_user_alone() {
     sign_out(&browser);
 
     // F: foreign session and unknown request look the same.
-    enrol(&browser, &site.add_user("newman", "anywhere"), Authenticator::Key);
+    enrol_plugged(&browser, &site.add_user("newman", "anywhere"), Authenticator::Key);
     let mut answers = Vec::new();
     for url in
         [page.url.as_str(), &site.url("/mfa/00000000000000000000000000000000"), &site.url("/mfa/x%20y")]
@@ -183,13 +192,46 @@ fn a_request_is_shown_to_its_own_user_alone() {
 }
 
 #[test]
+fn a_page_waits_for_the_tap_can_be_cancelled_and_says_when_its_time_is_over() {
+    let Some((site, browser)) = scene() else { return };
+    let key = enrol(&browser, &site.add_user("jerry", "here"), Authenticator::Key);
+    let agent = log_in(&site, &browser, "jerry");
+    browser.set_tapped(&key, Tapped::Never);
+    let page = agent.wants("db/billing-db", 5432);
+    browser.go(&page.url);
+    browser.wait_for_heading(QUESTION);
+    browser.press("main", APPROVE);
+    assert!(browser.wait_for_text("[data-status]").contains("Use your key"));
+    browser.picture("approve-tap");
+    browser.press("main", "Cancel");
+    browser.wait_for_alert("Cancelled");
+    assert!(!browser.body().contains("Use your key"));
+    assert_eq!(agent.redeem(&page, None).0, 410);
+
+    // It can be tried again at once, and the time that is left is not what it was.
+    browser.set_tapped(&key, Tapped::AtOnce);
+    browser.press("main", APPROVE);
+    let code = page.redirected();
+    assert_eq!(agent.redeem(&page, Some(&code)).0, 200);
+    let page = agent.wants("db/vault-db", 5432);
+    browser.go(&page.url);
+    browser.wait_for_heading("Open vault-db?");
+    let real = "const real = Date.now; Date.now = () => real() + 1000 * arguments[0]";
+    browser.script(real, &serde_json::json!([200]));
+    browser.wait_for_alert("The time is over");
+    assert_eq!(browser.text("[data-left]"), "0 seconds");
+    assert!(!browser.body().contains(APPROVE), "there is nothing to approve any more");
+    browser.picture("approve-over");
+}
+
+#[test]
 fn where_the_key_must_know_its_user_a_bare_tap_is_not_enough() {
     let Some((site, browser, agent)) = jerry() else { return };
     let page = agent.wants("db/vault-db", 5432);
     browser.go(&page.url);
     browser.wait_for_heading("Open vault-db?");
     browser.press("main", APPROVE);
-    assert!(browser.wait_for_text("[role=alert]").contains("No key answered"));
+    browser.wait_for_alert("No key answered");
     assert_eq!(agent.redeem(&page, None).0, 410);
     assert!(site.audit("grant").is_empty());
 }

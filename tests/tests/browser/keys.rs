@@ -1,6 +1,7 @@
 //! The user's own keys, passkeys, apps and recovery codes.
 
-use portlatch_tests::browser::chromium::{Authenticator, Chromium, Verified};
+use portlatch_tests::browser::authenticators::{Authenticator, Verified};
+use portlatch_tests::browser::chromium::Chromium;
 use portlatch_tests::browser::site::Site;
 use serde_json::json;
 
@@ -36,7 +37,7 @@ fn keys_and_passkeys_are_added_named_and_removed_each_with_a_fresh_tap() {
     // The last key stays.
     let entry = open_entry(&browser, 1);
     browser.press(&entry, "Remove");
-    assert!(browser.wait_for_text(&format!("{entry} form:nth-of-type(2) [role=alert]")).contains("last key"));
+    browser.wait_for_alert("last key");
 
     // A second one, while the first confirms and is then taken out: the same key cannot be enrolled twice.
     browser.go(&site.url("/keys"));
@@ -44,7 +45,8 @@ fn keys_and_passkeys_are_added_named_and_removed_each_with_a_fresh_tap() {
     browser.wait_for_heading("Now your new security key");
     browser.picture("new-key");
     browser.press("main", "Enrol it");
-    assert!(browser.wait_for_text("[role=alert]").contains("enrolled already"));
+    browser.wait_for_alert("enrolled already");
+    browser.remove(&first);
     let spare = browser.add(Authenticator::Key);
     browser.press("main", "Enrol it");
     browser.wait_for_heading("Your keys");
@@ -53,10 +55,11 @@ fn keys_and_passkeys_are_added_named_and_removed_each_with_a_fresh_tap() {
     // A passkey must verify its user at its enrolment.
     add(&browser, "passkey", "Laptop");
     browser.wait_for_heading("Now your new passkey");
+    browser.remove(&spare);
     let passkey = browser.add(Authenticator::Passkey);
     browser.set_verified(&passkey, Verified::No);
     browser.press("main", "Enrol it");
-    assert!(browser.wait_for_text("[role=alert]").contains("No key answered"));
+    browser.wait_for_alert("No key answered");
     browser.set_verified(&passkey, Verified::Yes);
     browser.press("main", "Enrol it");
     browser.wait_for_heading("Your keys");
@@ -67,21 +70,23 @@ fn keys_and_passkeys_are_added_named_and_removed_each_with_a_fresh_tap() {
     browser.picture("keys-open");
     browser.fill(&format!("{entry} input[type=text]"), "In the safe");
     browser.press(&entry, "Rename");
-    browser.wait_for_text(".notice");
+    browser.wait_for_script(
+        "return document.querySelector('.notice').innerText",
+        &json!([]),
+        "Your change is made.",
+    );
     assert_eq!(listed(&browser)[1], "In the safe security key");
 
     // The key that opened the session takes it along.
     let entry = open_entry(&browser, 1);
     browser.press(&entry, "Remove");
     browser.wait_for_heading("Sign in");
-    browser.remove(&first);
     browser.press("main", "Sign in with a passkey");
     browser.wait_for_heading("Your keys");
     assert_eq!(listed(&browser), ["In the safe security key", "Laptop passkey"]);
     let added: Vec<_> = site.audit("device.add").iter().map(|it| it["detail"].clone()).collect();
     assert_eq!(added[1..], [json!("Spare <b>key</b>"), json!("Laptop")]);
     assert_eq!(site.audit("device.remove").len(), 1);
-    drop(spare);
 }
 
 #[test]
@@ -97,7 +102,7 @@ fn an_authenticator_app_is_enrolled_by_its_qr_code_and_recovery_codes_are_shown_
 
     browser.fill("#code", "000000");
     browser.press("main", "Enrol it");
-    assert!(browser.wait_for_text("[role=alert]").contains("not right"));
+    browser.wait_for_alert("not right");
     let code = current_code(&secret);
     browser.fill("#code", &code);
     browser.press("main", "Enrol it");
@@ -130,7 +135,6 @@ fn refuses_strangers(site: &Site, browser: &Chromium) {
     browser.wait_for_heading("Nothing here");
 }
 
-/// RFC 6238, with oathtool's word for it where that is installed; here by our own few lines.
 fn current_code(secret: &str) -> String {
     portlatch_tests::browser::totp::code(secret, std::time::SystemTime::now())
 }

@@ -1,7 +1,8 @@
 //! A cluster, a browser, and somebody in front of it.
 
 use portlatch_tests::browser::agent::{Agent, PendingLogin};
-use portlatch_tests::browser::chromium::{self, Authenticator, AuthenticatorId, Chromium};
+use portlatch_tests::browser::authenticators::{Authenticator, AuthenticatorId};
+use portlatch_tests::browser::chromium::{self, Chromium};
 use portlatch_tests::browser::site::{Invitation, Site};
 
 pub(super) const PASSWORD: &str = "correct horse";
@@ -23,6 +24,12 @@ pub(super) fn enrol(
     authenticator: Authenticator,
 ) -> AuthenticatorId {
     let key = browser.add(authenticator);
+    enrol_plugged(browser, invitation, authenticator);
+    key
+}
+
+/// The same with what is plugged in already. Of two keys that blink, whichever is tapped first answers.
+pub(super) fn enrol_plugged(browser: &Chromium, invitation: &Invitation, authenticator: Authenticator) {
     browser.go(&invitation.link);
     browser.fill("#password", PASSWORD);
     browser.fill("#again", PASSWORD);
@@ -31,7 +38,6 @@ pub(super) fn enrol(
     }
     browser.press("main", "Enrol");
     browser.wait_for_heading("Your keys");
-    key
 }
 
 /// Signs out, and waits for the sign-in page.

@@ -1,7 +1,9 @@
 //! The pages for people who use no mouse, or hear them: every page is walked by keyboard, and looked at as a screen reader
 //! does.
 
-use portlatch_tests::browser::chromium::{Authenticator, Chromium, Look};
+use portlatch_tests::browser::authenticators::Authenticator;
+use portlatch_tests::browser::chromium::Chromium;
+use portlatch_tests::browser::looks::Look;
 use portlatch_tests::browser::site::Site;
 use serde_json::json;
 
@@ -36,6 +38,10 @@ for (const field of document.querySelectorAll("input:not([type=hidden])")) {
 }
 for (const it of document.querySelectorAll("button, a, summary"))
   if (seen(it) && !(it.getAttribute("aria-label") || it.textContent).trim()) say("nothing to call it by", it);
+for (const form of document.querySelectorAll("form[data-ceremony]"))
+  for (const live of ["[role=status][aria-live=polite]", "[role=alert]"])
+    if (!form.querySelector(live)) say(`no ${live}`, form);
+for (const group of document.querySelectorAll("fieldset")) if (!group.querySelector("legend")) say("no legend", group);
 for (const image of document.querySelectorAll("img")) if (!image.hasAttribute("alt")) say("no alt", image);
 for (const it of document.querySelectorAll("[tabindex]")) if (it.tabIndex > 0) say("tabindex above 0", it);
 for (const it of document.querySelectorAll("button, summary, .button, input[type=text], input[type=password]"))
@@ -63,7 +69,33 @@ while (texts.nextNode()) {
 return faults;
 "#;
 
+/// What a screen reader has nothing to say of: its roles and names, as the browser hands them to it.
+fn silent(browser: &Chromium) -> Vec<String> {
+    let tree = browser.devtools("Accessibility.getFullAXTree", &json!({}));
+    let nodes: Vec<(String, String)> = tree["nodes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|node| node["ignored"] == false)
+        .map(|node| {
+            ["role", "name"].map(|it| node[it]["value"].as_str().unwrap_or_default().trim().to_owned())
+        })
+        .map(|[role, name]| (role, name))
+        .collect();
+    let named = ["RootWebArea", "button", "link", "textbox", "radio", "image", "heading", "region"];
+    let nameless = nodes.iter().filter(|(role, name)| named.contains(&role.as_str()) && name.is_empty());
+    let mut faults: Vec<String> = nameless.map(|(role, _)| format!("a {role} without a name")).collect();
+    let count = |wanted: &str| nodes.iter().filter(|(role, _)| role == wanted).count();
+    for landmark in ["main", "banner", "RootWebArea"] {
+        if count(landmark) != 1 {
+            faults.push(format!("{} of {landmark}", count(landmark)));
+        }
+    }
+    faults
+}
+
 fn assert_readable(browser: &Chromium, page: &str) {
+    assert_eq!(silent(browser), Vec::<String>::new(), "{page}");
     for look in [Look::Light, Look::Dark] {
         browser.look(look, 900);
         let faults = browser.script(FAULTS, &json!([]));
@@ -129,7 +161,7 @@ fn the_pages_are_walked_by_keyboard_alone() {
     tab_to(&browser, "Password");
     // Enter in a field sends its form, and where it fails the focus comes back to the button.
     browser.type_keys("wrong password\u{e007}");
-    browser.wait_for_text("form:has(#password) [role=alert]");
+    browser.wait_for_alert("is wrong");
     assert_eq!(focused(&browser), "Sign in with your key");
     browser.fill("#password", "");
     browser.type_keys(&format!("{PASSWORD}{ENTER}"));
@@ -184,7 +216,7 @@ fn read_keys(site: &Site, browser: &Chromium) {
     browser.go(&site.url("/keys"));
     browser.press("main", "Rename or remove");
     browser.press(".keys", "Remove");
-    browser.wait_for_text("[role=alert]");
+    browser.wait_for_alert("last key");
     assert_readable(browser, "keys, with an error");
     browser.go(&site.url("/keys"));
     browser.click("#add-kind-app");
