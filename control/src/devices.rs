@@ -24,7 +24,7 @@ use crate::presence::Presence;
 use crate::proving::Demand;
 use crate::store::apps::NewApp;
 use crate::store::credentials::{CredentialKind, NewCredential};
-use crate::store::devices::Removed;
+use crate::store::devices::{Ground, Kept, Removed};
 use crate::webauthn::KeyError;
 
 /// Keys of one user: each is named in every challenge.
@@ -41,6 +41,8 @@ pub(crate) struct Holder {
     pub(crate) user: UserName,
     /// Who asks and from where; of whatever kind.
     pub(crate) record: Event,
+    /// What must stand when the change is written.
+    pub(crate) ground: Ground,
 }
 
 impl Holder {
@@ -56,7 +58,9 @@ impl Holder {
 
 impl From<Asker<'_>> for Holder {
     fn from(asker: Asker<'_>) -> Self {
-        Self { user: asker.login.login.user.clone(), record: asker.event(EventKind::MfaOk) }
+        let login = &asker.login.login;
+        let ground = Ground::Login(login.login.clone());
+        Self { user: login.user.clone(), record: asker.event(EventKind::MfaOk), ground }
     }
 }
 
@@ -235,13 +239,16 @@ impl Control {
         // What is not in the audit did not happen: it is written first.
         self.audit.write(holder.about(EventKind::DeviceAdd, &id, name)).await?;
         let credential = NewCredential { id: &id, user, name, kind, security_key };
-        if !self.store.add_credential(&credential, now).await? {
-            let reason = Some(KeyError::EnrolledAlready.to_string());
-            let event = holder.about(EventKind::DeviceAdd, &id, name);
-            self.audit.note(Event { reason, ..event }).await;
-            return Err(Denial::BadAssertion);
+        let event = holder.about(EventKind::DeviceAdd, &id, name);
+        match self.store.add_credential(&credential, &holder.ground, now).await? {
+            Kept::Yes => self.device(user, &id).await,
+            Kept::No => {
+                let reason = Some(KeyError::EnrolledAlready.to_string());
+                self.audit.note(Event { reason, ..event }).await;
+                Err(Denial::BadAssertion)
+            }
+            Kept::GroundGone => Err(self.not_kept(event).await),
         }
-        self.device(user, &id).await
     }
 
     pub(crate) async fn keep_app(
@@ -258,13 +265,21 @@ impl Control {
         })?;
         self.audit.write(holder.about(EventKind::DeviceAdd, &id, name)).await?;
         let app = NewApp { id: &id, user, name, secret: &sealed, step };
-        if !self.store.add_app(&app, MAX_APPS, now).await? {
-            let reason = Some("too_many".to_owned());
-            let event = holder.about(EventKind::DeviceAdd, &id, name);
-            self.audit.note(Event { reason, ..event }).await;
-            return Err(Denial::RateLimited);
+        let event = holder.about(EventKind::DeviceAdd, &id, name);
+        match self.store.add_app(&app, &holder.ground, MAX_APPS, now).await? {
+            Kept::Yes => self.device(user, &id).await,
+            Kept::No => {
+                self.audit.note(Event { reason: Some("too_many".to_owned()), ..event }).await;
+                Err(Denial::RateLimited)
+            }
+            Kept::GroundGone => Err(self.not_kept(event).await),
         }
-        self.device(user, &id).await
+    }
+
+    /// Whoever asked was signed out between the answer and the write.
+    async fn not_kept(&self, event: Event) -> Denial {
+        self.audit.note(Event { reason: Some("login_ended".to_owned()), ..event }).await;
+        Denial::LoginEnded
     }
 
     async fn device(&self, user: &UserName, id: &Id) -> Result<MfaDevice, Denial> {
@@ -318,8 +333,12 @@ impl Control {
         };
         let hashes: Vec<_> = codes.iter().map(hash).collect();
         self.audit.write(holder.event(EventKind::DeviceCodes)).await?;
-        if !self.store.replace_recovery_codes(user, &hashes).await? {
-            return Err(Denial::LoginEnded);
+        let now = self.clock.time_of_day();
+        match self.store.replace_recovery_codes(user, &hashes, &holder.ground, now).await? {
+            Kept::Yes => {}
+            Kept::No | Kept::GroundGone => {
+                return Err(self.not_kept(holder.event(EventKind::DeviceCodes)).await);
+            }
         }
         Ok(codes.iter().map(|code| Secret(code.to_string())).collect())
     }

@@ -27,6 +27,7 @@ use crate::devices::{FIRST_CODES, Holder};
 use crate::login::limits::Rate;
 use crate::presence::Presence;
 use crate::store::credentials::CredentialKind;
+use crate::store::devices::Ground;
 
 /// Changes that one session begins: ten, then one every six seconds.
 pub(super) const CHANGES: Rate = Rate { burst: 10, every: Duration::from_secs(6) };
@@ -275,5 +276,5 @@ fn holder(session: &WebSession, visit: Visit) -> Holder {
     let client_addr = Some(visit.address.to_string());
     let user = session.user.clone();
     let record = Event { user: Some(user.clone()), client_addr, ..Event::new(EventKind::MfaOk) };
-    Holder { user, record }
+    Holder { user, record, ground: Ground::Session(session.hash) }
 }

@@ -4,6 +4,7 @@ use portlatch_clock::TimeOfDay;
 use portlatch_protocol::names::{Id, UserName};
 use sqlx::Row as _;
 
+use super::devices::{Ground, Kept};
 use super::{Store, StoreError, name, unsigned};
 
 /// An app to be kept.
@@ -69,11 +70,21 @@ impl Store {
             .collect()
     }
 
-    /// Keeps an app; `false` if its user has gone, or has `most` apps.
+    /// Keeps an app, if the user has fewer than `most`.
     ///
     /// # Errors
     /// [`StoreError`] if the database cannot be written.
-    pub async fn add_app(&self, app: &NewApp<'_>, most: u32, now: TimeOfDay) -> Result<bool, StoreError> {
+    pub async fn add_app(
+        &self,
+        app: &NewApp<'_>,
+        ground: &Ground,
+        most: u32,
+        now: TimeOfDay,
+    ) -> Result<Kept, StoreError> {
+        let mut transaction = self.writer.begin().await?;
+        if !ground.stands(&mut transaction, app.user, now).await? {
+            return Ok(Kept::GroundGone);
+        }
         let done = sqlx::query(
             "INSERT INTO apps (id, user, name, secret, last_step, created) \
              SELECT ?1, name, ?3, ?4, ?5, ?6 FROM users WHERE name = ?2 \
@@ -86,9 +97,10 @@ impl Store {
         .bind(step_column(app.step)?)
         .bind(now.0)
         .bind(i64::from(most))
-        .execute(&self.writer)
+        .execute(&mut *transaction)
         .await?;
-        Ok(done.rows_affected() == 1)
+        transaction.commit().await?;
+        Ok(if done.rows_affected() == 1 { Kept::Yes } else { Kept::No })
     }
 
     /// Counts a code that is about to be tried as wrong, before it is looked at: of any number of attempts at once no more
@@ -161,7 +173,7 @@ impl Store {
         Ok(true)
     }
 
-    /// Puts new recovery codes, by their hashes, in the place of all of the user's old ones. `false` if the user has gone.
+    /// Puts new recovery codes, by their hashes, in the place of all of the user's old ones.
     ///
     /// # Errors
     /// [`StoreError`] if the database cannot be written.
@@ -169,8 +181,13 @@ impl Store {
         &self,
         user: &UserName,
         hashes: &[[u8; 32]],
-    ) -> Result<bool, StoreError> {
+        ground: &Ground,
+        now: TimeOfDay,
+    ) -> Result<Kept, StoreError> {
         let mut transaction = self.writer.begin().await?;
+        if !ground.stands(&mut transaction, user, now).await? {
+            return Ok(Kept::GroundGone);
+        }
         sqlx::query("DELETE FROM recovery_codes WHERE user = ?")
             .bind(user.as_str())
             .execute(&mut *transaction)
@@ -184,11 +201,11 @@ impl Store {
             .execute(&mut *transaction)
             .await?;
             if done.rows_affected() != 1 {
-                return Ok(false);
+                return Ok(Kept::GroundGone);
             }
         }
         transaction.commit().await?;
-        Ok(true)
+        Ok(Kept::Yes)
     }
 
     /// How many recovery codes the user has left.

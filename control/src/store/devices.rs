@@ -3,11 +3,55 @@
 use portlatch_clock::TimeOfDay;
 use portlatch_protocol::api::ceremony::{MfaDevice, MfaDeviceKind};
 use portlatch_protocol::names::{Id, UserName};
-use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{Row as _, SqliteConnection};
 
 use super::credentials::{NewCredential, insert_credential};
 use super::{Store, StoreError, name};
+
+/// Who asks for a change, and must still be signed in at the very moment of its write: a reset that came a moment before
+/// must not be followed by a key of whoever it was to keep out.
+#[derive(Debug, Clone)]
+pub enum Ground {
+    /// A login.
+    Login(Id),
+    /// A session of the pages, by the hash of its cookie.
+    Session([u8; 32]),
+}
+
+/// What became of something that was to be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// It is kept.
+    Yes,
+    /// It is somebody's already, or there is no room for it.
+    No,
+    /// Whoever asked is not signed in any more.
+    GroundGone,
+}
+
+impl Ground {
+    /// Whether this user's login or session stands.
+    pub(super) async fn stands(
+        &self,
+        connection: &mut SqliteConnection,
+        user: &UserName,
+        now: TimeOfDay,
+    ) -> Result<bool, StoreError> {
+        let query = match self {
+            Self::Login(login) => sqlx::query(
+                "SELECT 1 FROM logins WHERE id = ? AND user = ? AND ended IS NULL AND expires > ?",
+            )
+            .bind(login.as_str()),
+            Self::Session(hash) => {
+                sqlx::query("SELECT 1 FROM web_sessions WHERE hash = ? AND user = ? AND expires > ?")
+                    .bind(hash.as_slice())
+            }
+        };
+        let row = query.bind(user.as_str()).bind(now.0).fetch_optional(connection).await?;
+        Ok(row.is_some())
+    }
+}
 
 /// What became of the removal of a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,23 +80,23 @@ impl Store {
         rows.iter().map(read).collect()
     }
 
-    /// Keeps one more key; `false` if it is enrolled already, or its user has gone.
+    /// Keeps one more key.
     ///
     /// # Errors
     /// [`StoreError`] if the database cannot be written.
     pub async fn add_credential(
         &self,
         credential: &NewCredential<'_>,
+        ground: &Ground,
         now: TimeOfDay,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Kept, StoreError> {
         let mut transaction = self.writer.begin().await?;
-        let user = sqlx::query("SELECT 1 FROM users WHERE name = ?")
-            .bind(credential.user.as_str())
-            .fetch_optional(&mut *transaction)
-            .await?;
-        let is_added = user.is_some() && insert_credential(&mut transaction, credential, now).await?;
+        if !ground.stands(&mut transaction, credential.user, now).await? {
+            return Ok(Kept::GroundGone);
+        }
+        let is_added = insert_credential(&mut transaction, credential, now).await?;
         transaction.commit().await?;
-        Ok(is_added)
+        Ok(if is_added { Kept::Yes } else { Kept::No })
     }
 
     /// Removes a key or app of a user, with the taps that were made with it. The last key stays: without one there is no

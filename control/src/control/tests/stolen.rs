@@ -11,11 +11,17 @@ use portlatch_protocol::api::ceremony::{
 use portlatch_protocol::api::{Ceremony, Secret, TunnelRequest};
 use rcgen::KeyPair;
 use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
 
 use super::super::*;
 use super::scene::{Person, Scene, claims, csr, grant_of, granted, is_tap_needed};
+use super::soft_key::SoftKey;
 use crate::browser::approval::Place;
+use crate::devices::Holder;
 use crate::presence::Presence;
+use crate::store::credentials::CredentialKind;
+use crate::store::devices::Ground;
+use crate::store::web_sessions::NewWebSession;
 use crate::webauthn::VerifiedTap;
 
 const SECRET: &str = "the agent's";
@@ -160,6 +166,48 @@ async fn a_certificate_request_that_was_seen_takes_nobody_s_tunnel_key_away() {
     request.tunnel_key = seen.thumbprint;
     assert!(is_tap_needed(&scene.control.ask(elaine.asker(), &request).await.unwrap()));
     granted(scene.ask(&jerry, "db/billing", 5432).await);
+}
+
+// A 4, A 9: a thief's key, app and recovery codes, a moment after the user was reset because of the thief.
+#[tokio::test]
+async fn a_reset_that_comes_first_leaves_no_device_of_whoever_it_keeps_out() {
+    let scene = Scene::new().await;
+    let person = scene.person("jerry").await;
+    let (control, user) = (&scene.control, &person.granted.user);
+    let (options, state) = control.relying_party.begin_enrolment(user, [1; 16], &[]).unwrap();
+    let key = control.relying_party.finish_enrolment(&SoftKey::new().enrol(&options), &state).unwrap();
+    // Let in as long as the login stood.
+    let holder = Holder::from(person.asker());
+    control.reset_user(user, "root").await.unwrap();
+    let kept = control.keep_key(&holder, ("thief's", CredentialKind::SecurityKey), &key).await;
+    assert_eq!(kept.unwrap_err(), Denial::LoginEnded);
+    let kept = control.keep_app(&holder, "thief's", &Zeroizing::new(vec![1; 20]), 1).await;
+    assert_eq!(kept.unwrap_err(), Denial::LoginEnded);
+    assert_eq!(scene.last_reason("device.add"), "login_ended");
+    assert_eq!(control.new_recovery_codes(&holder).await.unwrap_err(), Denial::LoginEnded);
+    assert_eq!(scene.last_reason("device.codes"), "login_ended");
+    let devices = control.mfa_devices(user).await.unwrap();
+    assert!(devices.devices.is_empty() && devices.recovery_codes == 0, "{devices:?}");
+}
+
+// The same of somebody whose session at the pages has ended.
+#[tokio::test]
+async fn a_session_of_the_pages_that_is_over_enrols_nothing() {
+    let scene = Scene::new().await;
+    let person = scene.person("jerry").await;
+    let (control, user) = (&scene.control, &person.granted.user);
+    let (options, state) = control.relying_party.begin_enrolment(user, [1; 16], &[]).unwrap();
+    let key = control.relying_party.finish_enrolment(&SoftKey::new().enrol(&options), &state).unwrap();
+    let holder = Holder { ground: Ground::Session([9; 32]), ..Holder::from(person.asker()) };
+    let keep = || control.keep_key(&holder, ("page's", CredentialKind::SecurityKey), &key);
+    assert_eq!(keep().await.unwrap_err(), Denial::LoginEnded);
+    let now = scene.clock.time_of_day();
+    let expires = now.after(Duration::from_secs(60));
+    let session = NewWebSession { hash: &[9; 32], user, key_id: None, expires };
+    assert!(control.store.add_web_session(&session, now).await.unwrap());
+    assert_eq!(keep().await.unwrap().name, "page's");
+    scene.pass(Duration::from_secs(61));
+    assert_eq!(keep().await.unwrap_err(), Denial::LoginEnded);
 }
 
 // A 10: whatever a daemon says of its program, the record stays one line and short.
