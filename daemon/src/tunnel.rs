@@ -196,7 +196,7 @@ impl Tunnels {
         candidates
     }
 
-    fn keep(&self, tunnel: &Rc<Tunnel>) {
+    fn keep(self: &Rc<Self>, tunnel: &Rc<Tunnel>) {
         tracing::info!(proxy = %tunnel.proxy, "tunnel up");
         *self.last_winner.borrow_mut() = Some(tunnel.proxy.clone());
         let replaced = self.up.borrow_mut().insert(tunnel.proxy.clone(), Rc::clone(tunnel));
@@ -205,6 +205,7 @@ impl Tunnels {
         }
         let (connection, cancelled) = (tunnel.connection.clone(), self.cancelled.clone());
         let health = Rc::clone(&tunnel.health);
+        let (tunnels, proxy) = (Rc::downgrade(self), tunnel.proxy.clone());
         tokio::task::spawn_local(async move {
             tokio::select! {
                 () = lost::watch(&connection, &health) => {}
@@ -212,7 +213,18 @@ impl Tunnels {
                     connection.close(VarInt::from_u32(close::DETACHED), b"detached");
                 }
             }
+            if let Some(tunnels) = tunnels.upgrade() {
+                tunnels.forget(&proxy, &connection);
+            }
         });
+    }
+
+    /// A tunnel is down: what QUIC keeps of it is given back.
+    fn forget(&self, proxy: &ProxyName, connection: &Connection) {
+        let mut up = self.up.borrow_mut();
+        if up.get(proxy).is_some_and(|tunnel| tunnel.connection.stable_id() == connection.stable_id()) {
+            up.remove(proxy);
+        }
     }
 
     /// Opens a session on a tunnel to one of the resource's proxies. Where one cannot serve now, another one is tried.

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::proxy::{Ca, Proxy};
-use super::{OpenError, Session, Tunnels};
+use super::{OpenError, Session, Tunnels, lost};
 
 /// Nothing in these tests takes longer where it works.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -256,6 +256,33 @@ async fn a_dial_whose_flow_gave_up_spoils_nothing_for_the_next_flow() {
         // Longer than a race lasts.
         tokio::time::sleep(Duration::from_millis(5500)).await;
         proxy.mend();
+        assert_carries(&mut scene.open().await.unwrap()).await;
+    };
+    local.run_until(story).await;
+}
+
+#[tokio::test]
+async fn a_tunnel_that_had_a_crowd_is_closed_when_it_is_unused_and_dialled_anew() {
+    let (ca, local) = (Ca::new(), LocalSet::new());
+    let story = async {
+        let proxy = Proxy::start(&ca, "p1");
+        let scene = Scene::new(&ca, &[&proxy]);
+        let mut session = scene.open().await.unwrap();
+        let crowd: Vec<_> = {
+            let up = scene.tunnels.up.borrow();
+            let tunnel = up.values().next().expect("a tunnel");
+            (0..lost::CROWD).map(|_| tunnel.health.enter()).collect()
+        };
+        drop(crowd);
+        // One that is left keeps it.
+        assert_carries(&mut session).await;
+        drop(session);
+        let closed = async {
+            while !scene.tunnels.up.borrow().is_empty() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        timeout(PATIENCE, closed).await.expect("the tunnel is closed and forgotten");
         assert_carries(&mut scene.open().await.unwrap()).await;
     };
     local.run_until(story).await;
