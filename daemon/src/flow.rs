@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::poll_fn;
+use std::hash::Hash;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -21,6 +22,9 @@ use crate::os::RingSlab;
 
 /// Most that is taken from a flow at once: a turn of one flow stays short, whatever its window.
 pub(crate) const MAX_CHUNK: usize = 256 * 1024;
+
+/// A table with this room need not shrink.
+const SMALL_TABLE: usize = 512;
 
 /// The rings' provider, chosen at run time: the daemon's slab, or vectors in tests.
 pub(crate) struct Memory(Box<dyn RingMemory + Send>);
@@ -57,6 +61,27 @@ pub(crate) struct LocalStack {
 struct Waiting {
     flows: HashMap<FlowId, FlowWakers>,
     held: HashMap<IncomingId, HeldState>,
+}
+
+impl Waiting {
+    fn remove_flow(&mut self, id: FlowId) {
+        self.flows.remove(&id);
+        shrink(&mut self.flows);
+    }
+
+    fn remove_held(&mut self, id: IncomingId) {
+        self.held.remove(&id);
+        shrink(&mut self.held);
+    }
+}
+
+/// Has a table give back the room of a crowd that has gone: as many are moved as are left, after many times as many have
+/// been removed.
+fn shrink<K: Eq + Hash, V>(table: &mut HashMap<K, V>) {
+    let room = table.capacity();
+    if room > SMALL_TABLE && table.len() < room / 8 {
+        table.shrink_to(2 * table.len());
+    }
 }
 
 #[derive(Default)]
@@ -183,7 +208,7 @@ impl HeldSyn {
 
 impl Drop for HeldSyn {
     fn drop(&mut self) {
-        self.stack.waiting.borrow_mut().held.remove(&self.incoming.id);
+        self.stack.waiting.borrow_mut().remove_held(self.incoming.id);
         if let Some(refusal) = self.refusal {
             self.stack.kick(|stack| stack.refuse(self.incoming.id, refusal, Instant::now()));
         }
@@ -330,7 +355,7 @@ impl Flow {
 
 impl Drop for Flow {
     fn drop(&mut self) {
-        self.stack.waiting.borrow_mut().flows.remove(&self.id);
+        self.stack.waiting.borrow_mut().remove_flow(self.id);
         self.stack.kick(|stack| stack.release(self.id));
     }
 }
