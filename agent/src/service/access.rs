@@ -33,6 +33,9 @@ const MAX_PROGRAMS: usize = 64;
 /// Our own requests' numbers have this bit, the daemon's do not: it counts from zero.
 const OURS: u64 = 1 << 63;
 
+/// Of what a command has not read yet, what is kept free for its end: it brings what cannot be had again.
+const ROOM_FOR_THE_END: usize = 1;
+
 /// What a command is told while nobody can see a prompt.
 const AWAY: &str = "your screen is locked, so that nobody can tap: unlock it, then try again";
 
@@ -368,9 +371,18 @@ pub(super) fn access_request(
     }
 }
 
-/// Tells the command that asked, if it was one and still listens.
-pub(super) fn tell(request: &Request, tell: Tell) {
+/// Tells the command that asked how it ended, if it was one and still listens. A request ends once, so that there is room.
+fn tell(request: &Request, tell: Tell) {
     if let Origin::Command(tells) = &request.origin {
+        let _ = tells.try_send(tell);
+    }
+}
+
+/// Tells it what happens meanwhile; whoever is slow to read misses some of it.
+pub(super) fn tell_more(request: &Request, tell: Tell) {
+    if let Origin::Command(tells) = &request.origin
+        && tells.capacity() > ROOM_FOR_THE_END
+    {
         let _ = tells.try_send(tell);
     }
 }
@@ -395,4 +407,37 @@ fn failed(reason: RefusalReason, message: Option<String>) -> Tell {
         | RefusalReason::NoProxy => false,
     };
     Tell::Failed { denied, text: message.unwrap_or_else(|| reason.advice().to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use portlatch_protocol::api::Secret;
+    use portlatch_protocol::api::ceremony::DeviceChange;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn how_it_ends_reaches_a_command_that_reads_nothing() {
+        let (tells, mut told) = mpsc::channel(8);
+        let request = Request {
+            origin: Origin::Command(tells),
+            subject: Subject::Devices(DeviceChange::RecoveryCodes),
+            title: "make recovery codes".to_owned(),
+            program: None,
+            mode: None,
+            waiting: Waiting::Yes,
+            stage: Stage::Prompt(0),
+        };
+        for number in 0..100 {
+            tell_more(&request, Tell::Note { text: number.to_string() });
+        }
+        let codes = vec![Secret("0000-0000".to_owned())];
+        tell(&request, Tell::Changed { outcome: CeremonyOutcome::RecoveryCodes { codes } });
+        drop(request);
+        let mut last = None;
+        while let Some(tell) = told.recv().await {
+            last = Some(tell);
+        }
+        assert!(matches!(last, Some(Tell::Changed { .. })), "{last:?}");
+    }
 }

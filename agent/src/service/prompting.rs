@@ -8,7 +8,7 @@ use portlatch_protocol::refusal::RefusalReason;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::access::{Origin, Request, Stage, access_request, tell};
+use super::access::{Origin, Request, Stage, access_request, tell_more};
 use super::login::over;
 use super::pins::PinWanted;
 use super::tapping::{TapEnd, TapEvent, Tapping};
@@ -222,7 +222,7 @@ impl Service {
     /// To everybody who watches, and to the command that asked.
     pub(super) fn tell_prompt(&self, id: RequestId, message: Tell) {
         if let Some(request) = self.requests.get(&id) {
-            tell(request, message.clone());
+            tell_more(request, message.clone());
         }
         let _ = self.people.send(message);
     }
