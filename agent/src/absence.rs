@@ -3,12 +3,14 @@
 //!
 //! ```text
 //! (there) --screen locked--> Leaving --1 min--> away, taps forgotten
-//!    ^                          |                  |
-//!    '------- unlocked ---------+------------------'
+//!    ^                        | |                  |
+//!    '------- unlocked -------+-|------------------'
+//!                               '--session ended--> what is left of the minute --> taps forgotten
 //! (there) --machine woke up--> 1 min --> taps forgotten, whatever the screen does
 //! ```
 //!
-//! While every session of the user is locked nobody is prompted. Sessions that have no screen (SSH) never lock.
+//! While every session of the user is locked nobody is prompted. Sessions that have no screen (SSH) never lock. That the
+//! machine slept, logind says, and the clocks do ([`sleep`]).
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -16,6 +18,7 @@ use std::time::Duration;
 use portlatch_clock::BootTime;
 
 pub(crate) mod logind;
+pub(crate) mod sleep;
 
 /// How long after a lock or a wake what was tapped for still serves (design section 6: 1 minute).
 const GRACE: Duration = Duration::from_secs(60);
@@ -46,7 +49,8 @@ pub(crate) enum Screen {
 #[derive(Debug, Default)]
 pub(crate) struct Absence {
     sessions: HashMap<String, Session>,
-    forget_after_wake: Option<BootTime>,
+    /// When taps are to be forgotten whatever the screens do: after a wake, or a lock whose session has ended.
+    forget_at: Option<BootTime>,
 }
 
 #[derive(Debug)]
@@ -66,10 +70,12 @@ impl Absence {
                     session.handle_screen(screen, now);
                 }
             }
-            SeatEvent::Woke => {
-                self.forget_after_wake.get_or_insert(now + GRACE);
-            }
+            SeatEvent::Woke => self.forget_by(now + GRACE),
         }
+    }
+
+    fn forget_by(&mut self, at: BootTime) {
+        self.forget_at = Some(self.forget_at.map_or(at, |sooner| sooner.min(at)));
     }
 
     fn handle_sessions(&mut self, sessions: Vec<(String, Screen)>, now: BootTime) {
@@ -82,23 +88,24 @@ impl Absence {
             }
             self.sessions.insert(name, session);
         }
+        // Whoever locked the screen and logged out there has left, and nobody can unlock it any more; an agent that other
+        // sessions keep running is no reason for their taps to live on.
+        for at in known.into_values().filter_map(|session| session.forget_at()) {
+            self.forget_by(at);
+        }
     }
 
     /// Time has passed; whether what was tapped for is to be forgotten now.
     pub(crate) fn handle_timeout(&mut self, now: BootTime) -> bool {
-        let woke = self.forget_after_wake.take_if(|at| *at <= now).is_some();
+        let is_over = self.forget_at.take_if(|at| *at <= now).is_some();
         // Every one that is due, so that none comes a second time.
         let due = self.sessions.values_mut().map(|session| session.is_due(now));
-        due.fold(woke, |any, is_due| any || is_due)
+        due.fold(is_over, |any, is_due| any || is_due)
     }
 
     /// When [`Self::handle_timeout`] has something to do.
     pub(crate) fn poll_timeout(&self) -> Option<BootTime> {
-        let due = |session: &Session| match session {
-            Session::Open => None,
-            Session::Locked(at) => *at,
-        };
-        self.sessions.values().filter_map(due).chain(self.forget_after_wake).min()
+        self.sessions.values().filter_map(Session::forget_at).chain(self.forget_at).min()
     }
 
     /// Whether every screen of the user is locked.
@@ -114,6 +121,13 @@ impl Session {
             (Screen::Locked, Self::Open) => *self = Self::Locked(Some(now + GRACE)),
             (Screen::Locked, Self::Locked(_)) => {}
             (Screen::Open, _) => *self = Self::Open,
+        }
+    }
+
+    const fn forget_at(&self) -> Option<BootTime> {
+        match self {
+            Self::Open => None,
+            Self::Locked(at) => *at,
         }
     }
 
@@ -206,6 +220,30 @@ mod tests {
         assert_eq!(absence.poll_timeout(), Some(at(60)));
         absence.handle_event(SeatEvent::Sessions(vec![]), at(1));
         assert!(!absence.is_away());
+        assert_eq!(absence.poll_timeout(), Some(at(60)), "it has ended, and its minute goes on");
+    }
+
+    #[test]
+    fn whoever_locks_and_logs_out_has_left_though_another_session_stays() {
+        let mut absence = with_sessions(&["desktop", "ssh"]);
+        screen(&mut absence, "desktop", Screen::Locked, 0);
+        let left = vec![("ssh".to_owned(), Screen::Open)];
+        absence.handle_event(SeatEvent::Sessions(left), at(10));
+        // Another one that comes and is unlocked is another one.
+        let came = vec![("ssh".to_owned(), Screen::Open), ("desktop".to_owned(), Screen::Open)];
+        absence.handle_event(SeatEvent::Sessions(came), at(20));
+        screen(&mut absence, "desktop", Screen::Open, 21);
+        assert!(!absence.handle_timeout(at(59)));
+        assert!(absence.handle_timeout(at(60)));
+        assert!(!absence.handle_timeout(at(1000)));
+    }
+
+    #[test]
+    fn a_session_that_ends_unlocked_takes_nothing_with_it() {
+        let mut absence = with_sessions(&["desktop", "ssh"]);
+        screen(&mut absence, "desktop", Screen::Locked, 0);
+        screen(&mut absence, "desktop", Screen::Open, 5);
+        absence.handle_event(SeatEvent::Sessions(vec![("ssh".to_owned(), Screen::Open)]), at(10));
         assert_eq!(absence.poll_timeout(), None);
     }
 }

@@ -21,6 +21,7 @@ use portlatch_protocol::attach::ToDaemon;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use crate::absence::sleep::SleepWatch;
 use crate::absence::{Absence, SeatEvent, logind};
 use crate::broker::{Broker, RequestId};
 use crate::daemon::{Link, LinkEvent, socket_path};
@@ -120,6 +121,7 @@ pub(crate) struct Service {
     terminal: Terminal,
     desktop: Desktop,
     absence: Absence,
+    sleep: SleepWatch,
     leaving: Leaving,
     /// Those of the agent's own that hear what people are told.
     own_ears: usize,
@@ -191,6 +193,7 @@ impl Service {
             terminal,
             desktop: Desktop::IsNotThere,
             absence: Absence::default(),
+            sleep: SleepWatch::new(),
             leaving: Leaving::default(),
             own_ears: 0,
             tap_events,

@@ -49,6 +49,9 @@ impl Service {
     }
 
     pub(super) fn see_to_absence(&mut self, now: BootTime) {
+        if self.sleep.has_slept() {
+            self.absence.handle_event(SeatEvent::Woke, now);
+        }
         if self.absence.handle_timeout(now) {
             self.forget_taps();
         }
