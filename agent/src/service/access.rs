@@ -37,7 +37,7 @@ const OURS: u64 = 1 << 63;
 const ROOM_FOR_THE_END: usize = 1;
 
 /// What a command is told while nobody can see a prompt.
-const AWAY: &str = "your screen is locked, so that nobody can tap: unlock it, then try again";
+pub(super) const AWAY: &str = "your screen is locked, so that nobody can tap: unlock it, then try again";
 
 /// A request that has not ended.
 #[derive(Debug)]
@@ -217,6 +217,9 @@ impl Service {
 
     fn enter_broker(&mut self, id: RequestId) {
         let now = self.clock.boot_time();
+        if self.absence.is_away() {
+            return self.refuse(id, RefusalReason::TimedOut, Some(AWAY.to_owned()));
+        }
         self.set_stage(id, Stage::Prompt(self.taps));
         let Some(request) = self.requests.get(&id) else { return };
         let (wish, waiting) = (request.wish(), request.waiting);

@@ -8,6 +8,7 @@ use portlatch_protocol::attach::{Refusal, ToDaemon};
 use portlatch_protocol::refusal::RefusalReason;
 
 use super::Service;
+use super::access::{AWAY, Request, Stage, tell_more};
 use super::work::Done;
 use crate::absence::SeatEvent;
 use crate::broker::Broker;
@@ -15,6 +16,7 @@ use crate::control::ApiError;
 use crate::identify::Program;
 use crate::local::Tell;
 use crate::login;
+use crate::safe_text::sentence;
 use crate::status::{RefusalView, Refusals};
 
 /// Before control is asked once more to forget the taps: after a wake the network is not there yet.
@@ -45,7 +47,21 @@ pub(super) enum Taps {
 
 impl Service {
     pub(super) fn handle_seat_event(&mut self, event: SeatEvent) {
+        let was_away = self.absence.is_away();
         self.absence.handle_event(event, self.clock.boot_time());
+        if self.absence.is_away() && !was_away {
+            self.close_prompts();
+        }
+    }
+
+    /// Nobody can see what is asked any more, and whoever passes by could tap.
+    fn close_prompts(&mut self) {
+        let is_prompt = |request: &&Request| matches!(request.stage, Stage::Prompt(_));
+        for request in self.requests.values().filter(is_prompt) {
+            tell_more(request, Tell::Note { text: sentence(&format!("{AWAY}.")) });
+        }
+        self.broker.handle_nobody_there(RefusalReason::TimedOut);
+        self.obey_broker();
     }
 
     pub(super) fn see_to_absence(&mut self, now: BootTime) {
