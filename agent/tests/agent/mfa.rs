@@ -1,7 +1,7 @@
 //! `portlatch mfa`: the user's own keys and apps.
 
-use crate::support::Machine;
 use crate::support::tty::Tty;
+use crate::support::{Machine, complaint};
 use serde_json::{Value, json};
 
 fn text(bytes: &[u8]) -> String {
@@ -62,6 +62,16 @@ async fn an_app_is_added_by_its_first_code_which_is_not_echoed() {
     assert!(!add.everything().contains("314159"));
     assert!(add.echoes());
     assert_eq!(listed(&machine).await[0]["kind"], json!("app"));
+}
+
+#[tokio::test]
+async fn an_app_s_key_is_written_into_no_file() {
+    let (machine, person, _agent) = Machine::attached("auto").await;
+    let add = machine.run(&["mfa", "add", "app", "phone"]).await;
+    assert_eq!(add.status.code(), Some(1));
+    assert!(complaint(&add).contains("shown on a terminal and nowhere else"), "{}", complaint(&add));
+    let written = format!("{}{}", text(&add.stdout), text(&person.ends_now().await.stdout));
+    assert!(!written.contains("JBSW") && !written.contains("add the authenticator app"), "{written}");
 }
 
 #[tokio::test]

@@ -40,6 +40,12 @@ pub(super) async fn add(
             (DeviceChange::AddApp { name: name.clone() }, title)
         }
     };
+    // Before anybody taps for it: its key is shown once, and a file is no place for it.
+    if options.kind == DeviceKind::App && !Stream::Out.is_seen() {
+        return Err(Failure::because(
+            "the app's key is shown on a terminal and nowhere else: run it without redirecting its output",
+        ));
+    }
     say("First show that it is you, with what you have already.")?;
     let device = match changed(change, title, options.mfa_mode, files).await? {
         CeremonyOutcome::EnrolKey { ceremony, options: creation, expires_in } => {
@@ -92,8 +98,7 @@ async fn new_app(
         Failure::because("the server's answer makes no sense: is it a Portlatch cluster of this version?")
     })?;
     say("Scan this with your authenticator app:")?;
-    // A terminal shows it; a file is no place for it.
-    match terminal::qr_code(&uri.0).filter(|_| Stream::Out.is_seen()) {
+    match terminal::qr_code(&uri.0) {
         Some(lines) => lines.iter().try_for_each(|line| say(line))?,
         None => say("  (a QR code is shown on a terminal that is wide enough)")?,
     }
