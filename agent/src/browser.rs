@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! prepare ──► announce (port, hash of a secret) ──► control makes the page ──► open it ──► answered
-//!                                                      on this machine:  redirect ─► loopback ─► code + secret
+//!                                                      on this machine:  redirect ─► loopback ─► code + secret ─► control
 //!                                                      on another one:   code typed ─► control ─► secret alone
 //!                                                      denied:                          control ─► at once
 //! ```
@@ -12,16 +12,18 @@
 
 use std::io;
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use portlatch_protocol::api::Secret;
 use portlatch_protocol::api::browser::{PageDecision, return_path};
 use portlatch_protocol::api::ceremony::{BrowserOffer, BrowserProof, BrowserReturn};
+use portlatch_protocol::api::{ProblemCode, Secret};
 use portlatch_protocol::names::{Hostname, Id};
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
 use crate::control::ApiError;
@@ -32,6 +34,8 @@ mod opener;
 pub(crate) use opener::{Opened, open};
 
 const SECRET_BYTES: usize = 32;
+/// Codes that control does not know, of one page: somebody on this machine makes them up. Each costs it a record.
+const MAX_WRONG_CODES: u32 = 20;
 /// Pause before control is asked again that could not be reached; the redirect is waited for meanwhile.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 
@@ -80,31 +84,61 @@ impl Page {
         Secret(self.secret.to_string())
     }
 
-    /// Waits for the answer: the redirect's code, or control's word. `ask` asks control once and waits for a while;
-    /// `None` from it means that nothing was decided yet. Ends with the ceremony; whoever drops this stops listening.
+    /// Waits for the answer, the redirect's code or control's word, and takes what was approved with `finish`. `ask` asks
+    /// control once and waits for a while; `None` from it means that nothing was decided yet. A code that control does not
+    /// know is somebody else's who found the port: the page is waited for further. Ends with the ceremony; whoever drops
+    /// this stops listening.
     ///
     /// # Errors
     /// [`PageEnd`].
-    pub(crate) async fn answered<F>(
+    pub(crate) async fn answered<A, F, T>(
         &self,
         ceremony: &Id,
-        ask: impl Fn() -> F,
-    ) -> Result<BrowserProof, PageEnd>
+        ask: impl Fn() -> A,
+        finish: impl Fn(BrowserProof) -> F,
+    ) -> Result<T, PageEnd>
     where
-        F: Future<Output = Result<Option<PageDecision>, ApiError>>,
+        A: Future<Output = Result<Option<PageDecision>, ApiError>>,
+        F: Future<Output = Result<T, ApiError>>,
     {
         let path = return_path(ceremony);
-        let code = loopback::code_of(&self.listener, self.port, &path);
-        tokio::select! {
+        let (codes, mut found) = mpsc::channel(1);
+        let with_code = |code| BrowserProof { code, secret: self.secret() };
+        let (mut wrong_codes, is_trying) = (0, AtomicBool::new(false));
+        let redeemed = async {
+            while let Some(code) = found.recv().await {
+                is_trying.store(true, Ordering::Relaxed);
+                match finish(with_code(Some(code))).await {
+                    Err(error) if is_unknown_code(&error) && wrong_codes < MAX_WRONG_CODES => {
+                        wrong_codes += 1
+                    }
+                    ended => return ended.map_err(PageEnd::Failed),
+                }
+                is_trying.store(false, Ordering::Relaxed);
+            }
+            std::future::pending().await
+        };
+        let serving = loopback::serve_codes(&self.listener, self.port, &path, codes);
+        tokio::pin!(redeemed, serving);
+        let decision = tokio::select! {
             biased;
-            code = code => Ok(BrowserProof { code: Some(code), secret: self.secret() }),
-            decision = decided(ask, ASK_AGAIN) => match decision {
-                Ok(PageDecision::Approved) => Ok(BrowserProof { code: None, secret: self.secret() }),
-                Ok(PageDecision::Denied) => Err(PageEnd::Denied),
-                Err(error) => Err(PageEnd::Failed(error)),
-            },
+            redeemed = &mut redeemed => return redeemed,
+            () = &mut serving => return redeemed.await,
+            decision = decided(ask, ASK_AGAIN) => decision,
+        };
+        match decision {
+            // What is being taken at this moment is not there any more to be asked about.
+            Err(_) if is_trying.load(Ordering::Relaxed) => redeemed.await,
+            Err(error) => Err(PageEnd::Failed(error)),
+            Ok(PageDecision::Approved) => finish(with_code(None)).await.map_err(PageEnd::Failed),
+            Ok(PageDecision::Denied) => Err(PageEnd::Denied),
         }
     }
+}
+
+/// Control does not know the code. It says the same of a ceremony that is over, which the next question shows.
+fn is_unknown_code(error: &ApiError) -> bool {
+    error.code() == Some(ProblemCode::CeremonyEnded)
 }
 
 async fn decided<F>(ask: impl Fn() -> F, pause: Duration) -> Result<PageDecision, ApiError>
@@ -126,9 +160,8 @@ where
     }
 }
 
-const fn is_final(code: portlatch_protocol::api::ProblemCode) -> bool {
-    use portlatch_protocol::api::ProblemCode as Code;
-    !matches!(code, Code::Unavailable | Code::RateLimited)
+const fn is_final(code: ProblemCode) -> bool {
+    !matches!(code, ProblemCode::Unavailable | ProblemCode::RateLimited)
 }
 
 /// The page's address, if it is one of this cluster's, and can be nothing else to the program that opens it.
@@ -168,6 +201,9 @@ pub(crate) fn invitation(url: &str, code: Option<&str>, opened: Opened) -> Vec<S
 
 #[cfg(test)]
 mod tests {
+    use portlatch_protocol::api::Problem;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
 
     fn offer(url: &str) -> BrowserOffer {
@@ -205,11 +241,80 @@ mod tests {
         assert_ne!(Page::prepare().await.unwrap().secret(), page.secret());
     }
 
+    fn ended() -> ApiError {
+        ApiError::Problem(Problem { code: ProblemCode::CeremonyEnded, message: String::new() })
+    }
+
+    /// As the browser of whoever knows the path does.
+    async fn redirect(port: u16, path: &str, code: &str) {
+        let mut stream = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+        let request = format!("GET {path}?code={code} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_made_up_code_does_not_use_up_the_page() {
+        let page = Page::prepare().await.unwrap();
+        let ceremony: Id = "0a0b".parse().unwrap();
+        let nothing_yet = || std::future::pending();
+        let finish = |proof: BrowserProof| async move {
+            let code = proof.code.unwrap().0;
+            if code == "good" { Ok(code) } else { Err(ended()) }
+        };
+        let (port, path) = (page.port, return_path(&ceremony));
+        let browsers = async {
+            redirect(port, &path, "made-up").await;
+            redirect(port, &path, "good").await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            answered = page.answered(&ceremony, nothing_yet, finish) => assert_eq!(answered.unwrap(), "good"),
+            () = browsers => {}
+        }
+    }
+
+    #[tokio::test]
+    async fn what_control_is_just_giving_is_not_over() {
+        let page = Page::prepare().await.unwrap();
+        let ceremony: Id = "0a0b".parse().unwrap();
+        let (taken, mut is_taken) = tokio::sync::watch::channel(false);
+        // Control says that it is over as soon as it was taken, before the answer is there.
+        let ask = || {
+            let mut is_taken = taken.subscribe();
+            async move {
+                is_taken.wait_for(|taken| *taken).await.unwrap();
+                Err(ended())
+            }
+        };
+        let finish = |_| {
+            taken.send_replace(true);
+            async {
+                for _ in 0..100 {
+                    tokio::task::yield_now().await;
+                }
+                Ok("granted")
+            }
+        };
+        let (port, path) = (page.port, return_path(&ceremony));
+        let browser = async {
+            redirect(port, &path, "good").await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            answered = page.answered(&ceremony, ask, finish) => assert_eq!(answered.unwrap(), "granted"),
+            () = browser => {}
+        }
+        assert!(*is_taken.borrow_and_update());
+    }
+
     #[tokio::test]
     async fn a_control_that_cannot_be_reached_is_asked_again() {
         let asked = std::sync::atomic::AtomicU32::new(0);
         let ask = || async {
-            match asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+            match asked.fetch_add(1, Ordering::Relaxed) {
                 0 => Err(ApiError::Silent { host: "h".into(), waited: Duration::ZERO }),
                 1 => Ok(None),
                 _ => Ok(Some(PageDecision::Denied)),
@@ -220,10 +325,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_ceremony_that_is_over_is_not_waited_for() {
-        use portlatch_protocol::api::{Problem, ProblemCode};
-        let over = || async {
-            Err(ApiError::Problem(Problem { code: ProblemCode::CeremonyEnded, message: String::new() }))
-        };
+        let over = || async { Err(ended()) };
         assert_eq!(decided(over, Duration::ZERO).await.unwrap_err().code(), Some(ProblemCode::CeremonyEnded));
     }
 }

@@ -1,9 +1,9 @@
 //! The one request that the page's redirect makes to this machine (RFC 8252 section 7.3). Everything else that comes to the
-//! port, from whatever page or program, is told that there is nothing, and changes nothing.
+//! port, from whatever page or program, is told that there is nothing, and changes nothing. Who else can reach the port may
+//! make up codes: which of them is the page's is control's to say, so that one does not keep out the next.
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,11 +20,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use portlatch_protocol::api::Secret;
 use sha2::{Digest as _, Sha256};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-/// Connections at once: a browser opens some beforehand, and uses one.
-const MAX_CONNECTIONS: usize = 16;
+/// Connections at once: a browser opens some beforehand, and uses one; another user of this machine who holds on to some
+/// should not have them all.
+const MAX_CONNECTIONS: usize = 128;
+/// What a connection has to say what it wants; those that a browser opened beforehand it opens again.
+const HEAD_TIME: Duration = Duration::from_secs(2);
 /// What a connection has in all.
 const CONNECTION_TIME: Duration = Duration::from_secs(5);
 /// Largest head of a request.
@@ -43,20 +47,16 @@ const STYLE: &str = ":root{color-scheme:light dark}\
      @media(prefers-color-scheme:dark){body{background:#0f131b;color:#e8edf6}\
      main{background:#182030;border-color:#2d394e;border-left-color:#84dba8}}";
 
-/// What the redirect must look like, and whether it came.
+/// What the redirect must look like.
 struct Expected {
     path: String,
     host: String,
-    is_taken: AtomicBool,
 }
 
-/// Waits for the redirect to `path` and gives its code. The connection that brought it is answered by then.
-pub(super) async fn code_of(listener: &TcpListener, port: u16, path: &str) -> Secret {
-    let expected = Arc::new(Expected {
-        path: path.to_owned(),
-        host: format!("127.0.0.1:{port}"),
-        is_taken: AtomicBool::new(false),
-    });
+/// Waits for redirects to `path` and gives their codes, for as long as somebody takes them. The connection that brought a
+/// code is answered by then.
+pub(super) async fn serve_codes(listener: &TcpListener, port: u16, path: &str, codes: mpsc::Sender<Secret>) {
+    let expected = Arc::new(Expected { path: path.to_owned(), host: format!("127.0.0.1:{port}") });
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -68,8 +68,10 @@ pub(super) async fn code_of(listener: &TcpListener, port: u16, path: &str) -> Se
                 }
             },
             Some(ended) = connections.join_next() => {
-                if let Ok(Some(code)) = ended {
-                    return code;
+                if let Ok(Some(code)) = ended
+                    && codes.send(code).await.is_err()
+                {
+                    return;
                 }
             }
         }
@@ -93,7 +95,7 @@ async fn serve(stream: TcpStream, expected: Arc<Expected>) -> Option<Secret> {
     let served = http1::Builder::new()
         .keep_alive(false)
         .timer(TokioTimer::new())
-        .header_read_timeout(CONNECTION_TIME)
+        .header_read_timeout(HEAD_TIME)
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(stream), service);
     // Whether or not the browser reads the answer, what it brought counts.
@@ -102,7 +104,7 @@ async fn serve(stream: TcpStream, expected: Arc<Expected>) -> Option<Secret> {
 }
 
 impl Expected {
-    /// The code of the request, if it is the redirect, and the first.
+    /// The code of the request, if it is a redirect.
     fn code_in<B>(&self, request: &Request<B>) -> Option<Secret> {
         // A name that leads to this address is another site's (DNS rebinding): only the number is ours.
         let host = request.headers().get(HOST).map(HeaderValue::as_bytes);
@@ -113,8 +115,7 @@ impl Expected {
         let is_code = !code.is_empty()
             && code.len() <= MAX_CODE
             && code.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
-        let is_first = is_redirect && is_code && !self.is_taken.swap(true, Ordering::AcqRel);
-        is_first.then(|| Secret(code.to_owned()))
+        (is_redirect && is_code).then(|| Secret(code.to_owned()))
     }
 }
 
@@ -166,14 +167,16 @@ mod tests {
 
     struct Port {
         port: u16,
-        code: tokio::task::JoinHandle<Secret>,
+        codes: mpsc::Receiver<Secret>,
     }
 
     impl Port {
         async fn open() -> Self {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
             let port = listener.local_addr().unwrap().port();
-            Self { port, code: tokio::spawn(async move { code_of(&listener, port, PATH).await }) }
+            let (found, codes) = mpsc::channel(1);
+            tokio::spawn(async move { serve_codes(&listener, port, PATH, found).await });
+            Self { port, codes }
         }
 
         fn host(&self) -> String {
@@ -191,16 +194,16 @@ mod tests {
 
     #[tokio::test]
     async fn the_redirect_s_code_is_taken_and_answered_with_a_page() {
-        let port = Port::open().await;
+        let mut port = Port::open().await;
         let answer = port.send(&format!("GET {PATH}?code=A-z_09"), &port.host()).await;
         assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("close this window"), "{answer}");
         assert!(answer.contains("default-src 'none'") && !answer.contains("A-z_09"), "{answer}");
-        assert_eq!(port.code.await.unwrap(), Secret("A-z_09".into()));
+        assert_eq!(port.codes.recv().await.unwrap(), Secret("A-z_09".into()));
     }
 
     #[tokio::test]
     async fn whatever_else_comes_changes_nothing() {
-        let port = Port::open().await;
+        let mut port = Port::open().await;
         let (host, other_name) = (port.host(), format!("localhost:{}", port.port));
         for (line, host) in [
             (format!("GET {PATH}?code=x"), other_name.as_str()),
@@ -218,21 +221,31 @@ mod tests {
             let answer = port.send(&line, host).await;
             assert!(answer.starts_with("HTTP/1.1 404"), "{line}: {answer}");
         }
-        assert!(!port.code.is_finished());
+        assert!(port.codes.try_recv().is_err());
         port.send(&format!("GET {PATH}?code=good"), &host).await;
-        assert_eq!(port.code.await.unwrap(), Secret("good".into()));
+        assert_eq!(port.codes.recv().await.unwrap(), Secret("good".into()));
+    }
+
+    #[tokio::test]
+    async fn a_code_that_somebody_made_up_does_not_keep_the_redirect_s_out() {
+        let mut port = Port::open().await;
+        for code in ["made-up", "good"] {
+            let answer = port.send(&format!("GET {PATH}?code={code}"), &port.host()).await;
+            assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+            assert_eq!(port.codes.recv().await.unwrap(), Secret(code.into()));
+        }
     }
 
     #[tokio::test]
     async fn connections_that_say_nothing_do_not_keep_the_redirect_out() {
-        let port = Port::open().await;
+        let mut port = Port::open().await;
         let mut silent = Vec::new();
-        for _ in 0..MAX_CONNECTIONS - 1 {
+        for _ in 0..MAX_CONNECTIONS {
             silent.push(TcpStream::connect((Ipv4Addr::LOCALHOST, port.port)).await.unwrap());
         }
-        let answer =
-            timeout(CONNECTION_TIME, port.send(&format!("GET {PATH}?code=good"), &port.host())).await;
+        let (line, host) = (format!("GET {PATH}?code=good"), port.host());
+        let answer = timeout(Duration::from_secs(30), port.send(&line, &host)).await;
         assert!(answer.unwrap().starts_with("HTTP/1.1 200 OK"));
-        assert_eq!(port.code.await.unwrap(), Secret("good".into()));
+        assert_eq!(port.codes.recv().await.unwrap(), Secret("good".into()));
     }
 }

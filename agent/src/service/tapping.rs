@@ -99,15 +99,15 @@ impl Tapping {
         let request = CeremonyRequest { purpose: self.purpose.clone(), browser };
         let begun = self.cancel.run_until_cancelled(self.control.begin_ceremony(&request)).await;
         let ceremony = begun.ok_or(TapEnd::Cancelled)?.map_err(TapEnd::Failed)?;
-        let answered = match page.as_ref().zip(ceremony.browser.as_ref()) {
-            Some((page, offer)) => self.approve(&ceremony, page, offer).await,
-            None => self.answer(&ceremony).await,
+        let ended = match page.as_ref().zip(ceremony.browser.as_ref()) {
+            Some((page, offer)) => self.approve(&ceremony, page, offer).await.map(Ok),
+            None => match self.answer(&ceremony).await {
+                Ok(proof) => Ok(self.finish(&ceremony, &proof).await),
+                Err(end) => Err(end),
+            },
         };
-        match answered {
-            Ok(proof) => {
-                let outcome = self.control.finish_ceremony(&ceremony.ceremony, &proof).await;
-                outcome.and_then(|outcome| fitting(&self.purpose, outcome)).map_err(TapEnd::Failed)
-            }
+        match ended {
+            Ok(finished) => finished.map_err(TapEnd::Failed),
             Err(end) => {
                 // Control forgets it by itself; told, it forgets it now.
                 if let Err(error) = self.control.cancel_ceremony(&ceremony.ceremony).await {
@@ -116,6 +116,11 @@ impl Tapping {
                 Err(end)
             }
         }
+    }
+
+    async fn finish(&self, ceremony: &Ceremony, proof: &PresenceProof) -> Result<CeremonyOutcome, ApiError> {
+        let outcome = self.control.finish_ceremony(&ceremony.ceremony, proof).await?;
+        fitting(&self.purpose, outcome)
     }
 
     async fn answer(&mut self, ceremony: &Ceremony) -> Result<PresenceProof, TapEnd> {
@@ -152,11 +157,12 @@ impl Tapping {
         ceremony: &Ceremony,
         page: &Page,
         offer: &BrowserOffer,
-    ) -> Result<PresenceProof, TapEnd> {
+    ) -> Result<CeremonyOutcome, TapEnd> {
         let foreign = |_| TapEnd::Failed(ApiError::BadOptions("a page of another host"));
         let url = browser::own_page(offer, &self.cluster).map_err(foreign)?;
         self.tell(TapEvent::Challenged(Means::Browser)).await;
         let ask = || self.control.page_decision(&ceremony.ceremony);
+        let finish = |proof| async move { self.finish(ceremony, &PresenceProof::Browser(proof)).await };
         let invite = async {
             let opened = browser::open(url).await;
             for line in browser::invitation(url, offer.code.as_deref(), opened) {
@@ -166,12 +172,12 @@ impl Tapping {
         };
         let answered = async {
             tokio::select! {
-                answered = page.answered(&ceremony.ceremony, ask) => answered,
+                answered = page.answered(&ceremony.ceremony, ask, finish) => answered,
                 never = invite => match never {},
             }
         };
         match self.cancel.run_until_cancelled(answered).await.ok_or(TapEnd::Cancelled)? {
-            Ok(proof) => Ok(PresenceProof::Browser(proof)),
+            Ok(outcome) => Ok(outcome),
             Err(PageEnd::Denied) => Err(TapEnd::DeniedOnKey),
             Err(PageEnd::Failed(error)) => Err(TapEnd::Failed(error)),
         }

@@ -36,18 +36,18 @@ pub(super) async fn sign_in(
     let url = browser::own_page(&begun.browser, &address.host)
         .map_err(|error| Failure::Failed(error.to_string()))?;
     let ask = || control.browser_login_decision(&begun.ceremony, page.secret());
-    let answered = page.answered(&begun.ceremony, ask);
-    let proof = tokio::select! {
+    let finish = async |proof| control.finish_browser_login(&begun.ceremony, &proof).await;
+    let answered = page.answered(&begun.ceremony, ask, finish);
+    tokio::select! {
         answered = tokio::time::timeout(Duration::from_secs(begun.expires_in), answered) => {
             let late = || Failure::because("nobody signed in at the page in time: run `portlatch login` again");
             answered.map_err(|_| late())?.map_err(|end| match end {
                 PageEnd::Denied => Failure::Denied("the login was denied in the browser".to_owned()),
                 PageEnd::Failed(error) => error.into(),
-            })?
+            })
         }
-        unsaid = invite(url, begun.browser.code.as_deref()) => return Err(unsaid),
-    };
-    Ok(control.finish_browser_login(&begun.ceremony, &proof).await?)
+        unsaid = invite(url, begun.browser.code.as_deref()) => Err(unsaid),
+    }
 }
 
 /// Opens the page and says what to do; ends only where nobody can be told.
