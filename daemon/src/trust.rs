@@ -9,7 +9,8 @@
 //! zones = ["corp.internal"]
 //! ```
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::str::FromStr;
@@ -104,24 +105,35 @@ impl TrustFile {
     /// one.
     pub fn read(state: &StateDir) -> Result<Trust, Faults> {
         let path = state.file(FILE);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
+        let unreadable = |error: io::Error| format!("the file cannot be read: {error}");
+        let file = match File::open(&path) {
+            Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Trust::default()),
-            Err(error) => return Err(Faults::whole(path, format!("the file cannot be read: {error}"))),
+            Err(error) => return Err(Faults::whole(path, unreadable(error))),
         };
-        let ours = [0, rustix::process::geteuid().as_raw()];
-        match std::fs::metadata(&path) {
-            Ok(metadata) if ours.contains(&metadata.uid()) && metadata.mode() & 0o022 == 0 => {
-                Trust::parse(&path, &text)
-            }
-            Ok(_) => {
+        match owned_text(file) {
+            Ok(Some(text)) => Trust::parse(&path, &text),
+            Ok(None) => {
                 let advice =
                     "the file must belong to root and be writable by root alone: chown root, chmod 644";
                 Err(Faults::whole(path, advice.to_owned()))
             }
-            Err(error) => Err(Faults::whole(path, format!("the file cannot be read: {error}"))),
+            Err(error) => Err(Faults::whole(path, unreadable(error))),
         }
     }
+}
+
+/// The text of a file that nobody but root or us may write; `None` of another. What is looked at is the open file: by its
+/// path it could be another one by then.
+fn owned_text(mut file: File) -> io::Result<Option<String>> {
+    let ours = [0, rustix::process::geteuid().as_raw()];
+    let metadata = file.metadata()?;
+    if !ours.contains(&metadata.uid()) || metadata.mode() & 0o022 != 0 {
+        return Ok(None);
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    Ok(Some(text))
 }
 
 impl Trust {

@@ -93,6 +93,14 @@ fn no_file_trusts_nobody_and_a_file_that_others_may_write_is_refused() {
     assert_eq!(TrustFile::read(&state).unwrap(), trust);
     std::fs::set_permissions(state.file(FILE), std::fs::Permissions::from_mode(0o664)).unwrap();
     assert!(TrustFile::read(&state).is_err());
+    // What counts is the file that is read, and not the one that has its name by then.
+    let path = state.file(FILE);
+    let anybodys = File::open(&path).unwrap();
+    std::fs::rename(&path, path.with_extension("old")).unwrap();
+    std::fs::write(&path, "").unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(owned_text(anybodys).unwrap(), None);
+    assert_eq!(owned_text(File::open(&path).unwrap()).unwrap().as_deref(), Some(""));
 }
 
 #[test]
