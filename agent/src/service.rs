@@ -125,7 +125,8 @@ pub(crate) struct Service {
     leaving: Leaving,
     /// Those of the agent's own that hear what people are told.
     own_ears: usize,
-    tap_events: mpsc::Sender<(RequestId, TapEvent)>,
+    /// From the prompt of this number.
+    tap_events: mpsc::Sender<(u64, TapEvent)>,
     tasks: JoinSet<Done>,
     counter: u64,
     complaints: HashMap<Trouble, String>,
@@ -136,7 +137,7 @@ pub(crate) struct Service {
 pub(crate) struct Inbox {
     commands: mpsc::Receiver<Command>,
     links: mpsc::Receiver<LinkEvent>,
-    taps: mpsc::Receiver<(RequestId, TapEvent)>,
+    taps: mpsc::Receiver<(u64, TapEvent)>,
     seat: mpsc::Receiver<SeatEvent>,
     seat_events: mpsc::Sender<SeatEvent>,
     link: Link,
@@ -239,7 +240,7 @@ impl Service {
             tokio::select! {
                 Some(event) = links.recv() => self.handle_link(event),
                 Some(command) = commands.recv() => self.handle_command(command),
-                Some((id, event)) = taps.recv() => self.handle_tap_event(id, event),
+                Some((number, event)) = taps.recv() => self.handle_tap_event(number, event),
                 Some(event) = seat.recv() => self.handle_seat_event(event),
                 Some(done) = self.tasks.join_next() => match done {
                     Ok(done) => self.handle_done(done),

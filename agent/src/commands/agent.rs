@@ -23,7 +23,7 @@ pub(crate) async fn agent(options: &Agent, files: Files, clock: Clock) -> Result
     let mode = options.mfa_mode;
     let (mut service, inbox, handle) = Service::new(Parts { files, clock, key, enter, mode, terminal });
     let (told, told_desktop) = (service.subscribe(), service.subscribe());
-    let notifications = Notifications::new(handle.commands.clone());
+    let mut notifications = Notifications::new(handle.commands.clone());
     terminal::say(&format!("The Portlatch agent runs (pid {}).", std::process::id()))?;
     // Whichever ends first ends all: what is left undone is ended by being dropped.
     tokio::select! {
@@ -33,6 +33,8 @@ pub(crate) async fn agent(options: &Agent, files: Files, clock: Clock) -> Result
         () = notifications.run(told_desktop) => {}
         _ = stop => {}
     }
+    // A prompt that nobody can answer any more must not stay on the screen.
+    notifications.take_away().await;
     Ok(())
 }
 

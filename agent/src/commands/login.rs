@@ -12,6 +12,7 @@ use portlatch_protocol::tls::CaPin;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use zeroize::Zeroizing;
 
+use super::logout::goodbye;
 use super::own_key::UseOfKey;
 use super::{AGENT_TIME, ask_agent};
 use crate::address::ClusterAddress;
@@ -56,7 +57,11 @@ pub(crate) async fn login(options: &Login, files: &Files, clock: &Clock) -> Resu
     };
     let granted = certificates(granted, &address.host, &trust)?;
     let key_pem = Zeroizing::new(login_key.serialize_pem());
+    let before = login::read(files).ok().flatten();
     let file = login::save(files, &address, &granted, &key_pem, options.mfa_mode.unwrap_or_default(), clock)?;
+    if let Some(before) = before {
+        end_another_s(&before, &file, clock).await;
+    }
     let until = crate::status::rfc3339(file.expires);
     say(&format!("Logged in to {} as {}, until {until}.", file.cluster, file.user))?;
     match ask_agent(files, &Want::LoginChanged, AGENT_TIME).await? {
@@ -64,6 +69,18 @@ pub(crate) async fn login(options: &Login, files: &Files, clock: &Clock) -> Resu
         None => say("Start `portlatch agent`, so that your programs can connect.")?,
     }
     Ok(())
+}
+
+/// The login that was here before, if it was another user's or another cluster's: nobody has its key any more, and the
+/// cluster need not wait for its end.
+async fn end_another_s(before: &login::Login, now: &login::LoginFile, clock: &Clock) {
+    let is_same = before.file.user == now.user && before.file.cluster == now.cluster;
+    if is_same || before.file.time_left(clock.time_of_day()).is_none() {
+        return;
+    }
+    if let Err(error) = goodbye(before, clock).await {
+        tracing::info!(%error, "the login that was here before ends by itself");
+    }
 }
 
 /// What follows the password.

@@ -39,7 +39,8 @@ async fn without_agent(files: &Files, clock: &Clock) -> Result<(), Failure> {
     Ok(say(&logged_out(&result))?)
 }
 
-async fn goodbye(login: &login::Login, clock: &Clock) -> Result<(), ApiError> {
+/// Has the cluster end a login.
+pub(super) async fn goodbye(login: &login::Login, clock: &Clock) -> Result<(), ApiError> {
     Control::for_login(login, clock)?.logout().await
 }
 

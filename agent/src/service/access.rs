@@ -42,6 +42,8 @@ pub(super) const AWAY: &str = "your screen is locked, so that nobody can tap: un
 /// A request that has not ended.
 #[derive(Debug)]
 pub(super) struct Request {
+    /// What no other request has: a daemon that begins anew counts anew.
+    pub(super) number: u64,
     pub(super) origin: Origin,
     pub(super) subject: Subject,
     /// The host name that the program asked for; of what is no port, what a person calls it.
@@ -51,6 +53,14 @@ pub(super) struct Request {
     pub(super) mode: Option<MfaMode>,
     pub(super) waiting: Waiting,
     pub(super) stage: Stage,
+}
+
+/// What control was asked for.
+#[derive(Debug)]
+pub(super) struct Asked {
+    id: RequestId,
+    number: u64,
+    inode: u64,
 }
 
 /// Who wants it.
@@ -102,6 +112,7 @@ impl Service {
             return self.send(ToDaemon::Refused(wanted.request, RefusalReason::Limit));
         }
         let request = Request {
+            number: self.next_number(),
             origin: Origin::Daemon,
             subject: Subject::Port { resource: wanted.resource.clone(), port: wanted.port },
             title: safe(wanted.host.as_str()),
@@ -134,7 +145,9 @@ impl Service {
     }
 
     fn ask(&mut self, id: RequestId, resource: ResourceId, port: u16, inode: u64) {
-        let known = self.requests.get(&id).and_then(|request| request.program.clone());
+        let Some(request) = self.requests.get(&id) else { return };
+        let (known, number) = (request.program.clone(), request.number);
+        let asked = Asked { id, number, inode };
         let (Some(active), Some(tunnel_key)) = (&self.login.active, self.daemon.tunnel_key().cloned()) else {
             return self.refuse(id, RefusalReason::NoLogin, None);
         };
@@ -144,7 +157,7 @@ impl Service {
             if taps == Taps::ToForget
                 && let Err(error) = control.forget_taps().await
             {
-                return Done::Asked { id, inode, program: known, answer: Err(error) };
+                return Done::Asked { asked, program: known, answer: Err(error) };
             }
             let program = match known {
                 Some(program) => Some(program),
@@ -152,17 +165,20 @@ impl Service {
             };
             let request = access_request(resource, port, tunnel_key, program.as_ref());
             let answer = control.access(&request).await;
-            Done::Asked { id, inode, program, answer }
+            Done::Asked { asked, program, answer }
         });
     }
 
     pub(super) fn handle_asked(
         &mut self,
-        id: RequestId,
-        inode: u64,
+        Asked { id, number, inode }: Asked,
         program: Option<Program>,
         answer: Result<AccessAnswer, ApiError>,
     ) {
+        // One that has ended meanwhile is none of whoever asks now, be it by the same name.
+        if self.requests.get(&id).is_none_or(|request| request.number != number) {
+            return;
+        }
         if let Some(program) = program.clone().filter(|_| inode != 0) {
             self.programs.push_front((inode, program));
             self.programs.truncate(MAX_PROGRAMS);
@@ -423,6 +439,7 @@ mod tests {
     async fn how_it_ends_reaches_a_command_that_reads_nothing() {
         let (tells, mut told) = mpsc::channel(8);
         let request = Request {
+            number: 1,
             origin: Origin::Command(tells),
             subject: Subject::Devices(DeviceChange::RecoveryCodes),
             title: "make recovery codes".to_owned(),

@@ -58,6 +58,7 @@ impl Service {
         let is_first_look = !std::mem::replace(&mut self.login.has_looked, true);
         self.login.stamp = stamp;
         let login = login::read(&self.files);
+        self.settle(Trouble::Files);
         self.detach();
         self.login.attach_after = None;
         match login {
@@ -97,6 +98,10 @@ impl Service {
         let Some(active) = self.login.active.take() else { return };
         active.cancel.cancel();
         self.catalogue = None;
+        // Also those that need no daemon: a change of keys.
+        self.drop_requests("the login has ended: run `portlatch login`");
+        self.settle(Trouble::Attach);
+        self.settle(Trouble::Control);
         if matches!(self.daemon, DaemonState::Attaching(..) | DaemonState::Attached(..)) {
             self.send(ToDaemon::Detach);
             // What was sent still goes out; then the link is begun anew for the next login.
@@ -160,14 +165,6 @@ impl Service {
                 self.complain(Trouble::Control, format!("{error}."));
                 self.poll_catalogue(CATALOGUE_AGAIN);
             }
-        }
-    }
-
-    /// The login still serves, but answers to what was asked for it before are stale.
-    pub(super) fn retire_login(&mut self) {
-        let number = self.next_number();
-        if let Some(active) = &mut self.login.active {
-            active.number = number;
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use portlatch_clock::BootTime;
 use portlatch_protocol::api::Catalogue;
 use portlatch_protocol::attach::{Refusal, Status, ToDaemon};
+use portlatch_protocol::names::Id;
 use portlatch_protocol::refusal::RefusalReason;
 use tokio::sync::{broadcast, oneshot};
 
@@ -205,19 +206,33 @@ impl Service {
 
     fn handle_logout(&mut self, reply: oneshot::Sender<Tell>) {
         let Some(active) = &self.login.active else {
-            return self.handle_logged_out(reply, &Ok(()));
+            return self.handle_logged_out(None, reply, &Ok(()));
         };
-        let control = active.control.clone();
-        // What control says of this login from now on is no news.
-        self.retire_login();
-        self.tasks.spawn(async move { Done::LoggedOut { reply, result: control.logout().await } });
+        let (control, login) = (active.control.clone(), Some(active.file.login.clone()));
+        // Here it ends at once, however long control takes to hear of it.
+        self.detach();
+        self.tasks.spawn(async move { Done::LoggedOut { login, reply, result: control.logout().await } });
     }
 
     /// Whatever control says, this machine forgets the login.
-    pub(super) fn handle_logged_out(&mut self, reply: oneshot::Sender<Tell>, result: &Result<(), ApiError>) {
-        self.detach();
-        self.forget_user();
-        let tell = match login::remove(&self.files, &self.clock) {
+    pub(super) fn handle_logged_out(
+        &mut self,
+        login: Option<&Id>,
+        reply: oneshot::Sender<Tell>,
+        result: &Result<(), ApiError>,
+    ) {
+        let now = login::read_file(&self.files).ok().flatten();
+        // Whoever has signed in meanwhile stays.
+        let is_another = now.as_ref().zip(login).is_some_and(|(now, login)| now.login != *login);
+        let removed = match is_another {
+            true => Ok(()),
+            false => {
+                self.detach();
+                self.forget_user();
+                login::remove(&self.files, &self.clock)
+            }
+        };
+        let tell = match removed {
             Ok(()) => Tell::Done { text: crate::commands::logged_out(result) },
             Err(error) => Tell::Failed { denied: false, text: error.to_string() },
         };

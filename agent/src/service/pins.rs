@@ -15,11 +15,11 @@ use crate::prompt::Means;
 /// Where the answer goes.
 pub(super) type PinReply = oneshot::Sender<Result<Pin, NoPin>>;
 
-/// Asks at the open prompt of this request.
+/// Asks at the prompt of this number.
 #[derive(Debug)]
 pub(super) struct PinAtPrompt {
-    id: RequestId,
-    events: mpsc::Sender<(RequestId, TapEvent)>,
+    number: u64,
+    events: mpsc::Sender<(u64, TapEvent)>,
 }
 
 /// An open question.
@@ -40,8 +40,8 @@ enum Stage {
 }
 
 impl PinAtPrompt {
-    pub(super) const fn new(id: RequestId, events: mpsc::Sender<(RequestId, TapEvent)>) -> Self {
-        Self { id, events }
+    pub(super) const fn new(number: u64, events: mpsc::Sender<(u64, TapEvent)>) -> Self {
+        Self { number, events }
     }
 }
 
@@ -50,7 +50,7 @@ impl PinEntry for PinAtPrompt {
         Box::pin(async move {
             let (reply, answered) = oneshot::channel();
             // The service outlives its tasks; if it does not, nobody is there to ask.
-            let _ = self.events.send((self.id, TapEvent::Pin(question, reply))).await;
+            let _ = self.events.send((self.number, TapEvent::Pin(question, reply))).await;
             answered.await.unwrap_or(Err(NoPin::Nobody))
         })
     }
@@ -244,7 +244,7 @@ mod tests {
         let (reply, answer) = oneshot::channel();
         service.handle_pin_wanted(ID, question(8), reply);
         drop(answer);
-        service.handle_tap_event(ID, TapEvent::Notice("Plug in your security key.".to_owned()));
+        service.handle_tap_event(NUMBER, TapEvent::Notice("Plug in your security key.".to_owned()));
         assert_eq!(shown(&service), Some(Means::KeyOrCode));
     }
 }

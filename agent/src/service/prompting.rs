@@ -81,15 +81,16 @@ impl Service {
         let (cancel, (codes, typed)) = (CancellationToken::new(), mpsc::channel(CODES));
         let what = self.requests.get(&id).map(Request::what).unwrap_or_default();
         self.prompt = Some(OpenPrompt::new(id, number, what, cancel.clone(), codes));
-        let Some(tapping) = self.tapping(id, cancel, typed) else {
+        let Some(tapping) = self.tapping(id, number, cancel, typed) else {
             return self.broker.handle_refused(id, RefusalReason::NoLogin, self.clock.boot_time());
         };
-        self.tasks.spawn(async move { Done::Tapped { id, end: tapping.run().await } });
+        self.tasks.spawn(async move { Done::Tapped { id, number, end: tapping.run().await } });
     }
 
     fn tapping(
         &self,
         id: RequestId,
+        number: u64,
         cancel: CancellationToken,
         codes: mpsc::Receiver<Code>,
     ) -> Option<Tapping> {
@@ -103,7 +104,7 @@ impl Service {
             CeremonyPurpose::Open(_) | CeremonyPurpose::Exec(_) | CeremonyPurpose::ManageDevices(_) => None,
         };
         Some(Tapping {
-            id,
+            number,
             control: active.control.clone(),
             key: self.key.clone(),
             cluster: active.file.cluster.clone(),
@@ -134,8 +135,10 @@ impl Service {
         })
     }
 
-    pub(super) fn handle_tap_event(&mut self, id: RequestId, event: TapEvent) {
-        let Some(prompt) = self.prompt.as_mut().filter(|prompt| prompt.id == id) else { return };
+    pub(super) fn handle_tap_event(&mut self, number: u64, event: TapEvent) {
+        // What a prompt before this one still had to say is of no use.
+        let Some(prompt) = self.prompt.as_mut().filter(|prompt| prompt.number == number) else { return };
+        let id = prompt.id;
         match event {
             // Another challenge after an answer that was not accepted changes nothing of the prompt.
             TapEvent::Challenged(means) if prompt.shown == Some(means) => {}
@@ -227,7 +230,11 @@ impl Service {
         let _ = self.people.send(message);
     }
 
-    pub(super) fn handle_tapped(&mut self, id: RequestId, end: Result<CeremonyOutcome, TapEnd>) {
+    pub(super) fn handle_tapped(&mut self, id: RequestId, number: u64, end: Result<CeremonyOutcome, TapEnd>) {
+        // A daemon that begins anew counts its requests anew: the tap is for the prompt that was shown, or for none.
+        if self.prompt_called(number).is_none() {
+            return;
+        }
         let now = self.clock.boot_time();
         match end {
             Ok(outcome) => {

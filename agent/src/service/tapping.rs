@@ -17,7 +17,6 @@ use tokio_util::sync::CancellationToken;
 use webauthn_rs_proto::{PublicKeyCredential, PublicKeyCredentialRequestOptions};
 
 use super::pins::{PinAtPrompt, PinReply};
-use crate::broker::RequestId;
 use crate::browser::{self, Page, PageEnd};
 use crate::ceremony::{ClientData, request_options};
 use crate::code::Code;
@@ -37,7 +36,8 @@ const KEY_STOPS: Duration = Duration::from_secs(2);
 
 /// One prompt's ceremony.
 pub(super) struct Tapping {
-    pub(super) id: RequestId,
+    /// The prompt's, which no other one has.
+    pub(super) number: u64,
     pub(super) control: SharedControl,
     pub(super) key: Key,
     pub(super) cluster: Hostname,
@@ -47,7 +47,7 @@ pub(super) struct Tapping {
     pub(super) once_more: Option<AccessRequest>,
     pub(super) mode: MfaMode,
     pub(super) codes: mpsc::Receiver<Code>,
-    pub(super) events: mpsc::Sender<(RequestId, TapEvent)>,
+    pub(super) events: mpsc::Sender<(u64, TapEvent)>,
     pub(super) cancel: CancellationToken,
 }
 
@@ -239,7 +239,7 @@ impl Tapping {
         last_trouble: &mut Option<String>,
     ) -> Result<PublicKeyCredential, KeyError> {
         let (notices, mut noticed) = mpsc::channel(NOTICES);
-        let pins = pin_entry::pinentry_or(Arc::new(PinAtPrompt::new(self.id, self.events.clone())));
+        let pins = pin_entry::pinentry_or(Arc::new(PinAtPrompt::new(self.number, self.events.clone())));
         let attempt = Attempt { client_data: client_data.clone(), cancel: cancel.clone(), notices, pins };
         let mut answer = self.key.assert(options.clone(), attempt);
         loop {
@@ -263,7 +263,7 @@ impl Tapping {
 
     async fn tell(&self, event: TapEvent) {
         // The service outlives its tasks; if it does not, nobody is there to tell.
-        let _ = self.events.send((self.id, event)).await;
+        let _ = self.events.send((self.number, event)).await;
     }
 }
 

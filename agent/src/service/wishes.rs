@@ -66,7 +66,9 @@ impl Service {
                 return;
             }
         };
+        let number = self.next_number();
         self.handle_wish(Request {
+            number,
             origin: Origin::Command(tells),
             subject,
             title,

@@ -3,9 +3,11 @@
 use portlatch_protocol::api::ceremony::CeremonyOutcome;
 use portlatch_protocol::api::{AccessAnswer, Catalogue, TunnelCertificate};
 use portlatch_protocol::attach::Refusal;
+use portlatch_protocol::names::Id;
 use tokio::sync::oneshot;
 
 use super::Service;
+use super::access::Asked;
 use super::tapping::TapEnd;
 use crate::broker::RequestId;
 use crate::control::ApiError;
@@ -16,9 +18,9 @@ use crate::local::Tell;
 #[derive(Debug)]
 pub(super) enum Done {
     /// Control answered a request for access.
-    Asked { id: RequestId, inode: u64, program: Option<Program>, answer: Result<AccessAnswer, ApiError> },
+    Asked { asked: Asked, program: Option<Program>, answer: Result<AccessAnswer, ApiError> },
     /// A prompt's key and control have spoken.
-    Tapped { id: RequestId, end: Result<CeremonyOutcome, TapEnd> },
+    Tapped { id: RequestId, number: u64, end: Result<CeremonyOutcome, TapEnd> },
     /// The daemon's tunnel key is certified, or is not.
     Certified { login: u64, result: Result<TunnelCertificate, ApiError> },
     /// The catalogue, or nothing new.
@@ -28,19 +30,21 @@ pub(super) enum Done {
     /// Control was asked to forget the taps.
     TapsForgotten { login: u64, result: Result<(), ApiError> },
     /// Control was told goodbye, or could not be.
-    LoggedOut { reply: oneshot::Sender<Tell>, result: Result<(), ApiError> },
+    LoggedOut { login: Option<Id>, reply: oneshot::Sender<Tell>, result: Result<(), ApiError> },
 }
 
 impl Service {
     pub(super) fn handle_done(&mut self, done: Done) {
         match done {
-            Done::Asked { id, inode, program, answer } => self.handle_asked(id, inode, program, answer),
-            Done::Tapped { id, end } => self.handle_tapped(id, end),
+            Done::Asked { asked, program, answer } => self.handle_asked(asked, program, answer),
+            Done::Tapped { id, number, end } => self.handle_tapped(id, number, end),
             Done::Certified { login, result } => self.handle_certified(login, result),
             Done::Catalogue { login, result } => self.handle_catalogue(login, result),
             Done::Identified { refusal, program } => self.handle_identified(refusal, program),
             Done::TapsForgotten { login, result } => self.handle_taps_forgotten(login, result),
-            Done::LoggedOut { reply, result } => self.handle_logged_out(reply, &result),
+            Done::LoggedOut { login, reply, result } => {
+                self.handle_logged_out(login.as_ref(), reply, &result)
+            }
         }
     }
 }

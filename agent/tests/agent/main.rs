@@ -11,6 +11,7 @@ mod commands;
 mod desktop;
 mod doctor;
 mod exec;
+mod leaving;
 mod mfa;
 mod prompts;
 mod rdp;

@@ -120,8 +120,13 @@ impl Machine {
 
     /// The same with other input.
     pub(crate) async fn login_with(&self, input: &str, more: &[&str]) -> Output {
+        self.login_as("jerry", input, more).await
+    }
+
+    /// The same as somebody else.
+    pub(crate) async fn login_as(&self, user: &str, input: &str, more: &[&str]) -> Output {
         let (address, pin) = (self.control.address(), self.control.pin());
-        let mut arguments = vec!["login", "--proxy", &address, "--user", "jerry", "--password-stdin"];
+        let mut arguments = vec!["login", "--proxy", &address, "--user", user, "--password-stdin"];
         if !more.contains(&"--ca-pin") && !more.contains(&"--without-pin") {
             arguments.extend(["--ca-pin", &pin]);
         }

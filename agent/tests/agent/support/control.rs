@@ -94,6 +94,12 @@ struct Story {
     memory: Memory,
     /// The code that is taken beside the key, if any is.
     code: Option<String>,
+    /// Who logs in.
+    user: Option<String>,
+    /// The ports of which it is not yet decided.
+    undecided: Vec<u16>,
+    /// Every challenge that was made, as it travels.
+    challenges: Vec<String>,
     /// The port of the one proxy, where all names are this machine's own.
     local: Option<u16>,
     /// What proved presence at prompts.
@@ -143,6 +149,35 @@ impl Control {
         self.state.story.lock().unwrap().made
     }
 
+    /// Every challenge that was made, as it travels.
+    pub(crate) fn all_challenges(&self) -> Vec<String> {
+        self.state.story.lock().unwrap().challenges.clone()
+    }
+
+    /// Waits until no challenge is open any more.
+    pub(crate) async fn has_no_open_challenge(&self) {
+        self.comes_to(|story| story.open.iter().all(|(_, purpose)| purpose.is_none())).await;
+    }
+
+    /// Waits until access was asked for so often.
+    pub(crate) async fn is_asked(&self, times: usize) {
+        self.comes_to(|story| story.programs.len() >= times).await;
+    }
+
+    async fn comes_to(&self, is_there: impl Fn(&Story) -> bool) {
+        let come = async {
+            while !is_there(&self.state.story.lock().unwrap()) {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(super::PATIENCE, come).await.expect("control comes to it");
+    }
+
+    /// Of these ports it decides only when they are named no more.
+    pub(crate) fn decides_later(&self, ports: &[u16]) {
+        self.state.story.lock().unwrap().undecided = ports.to_vec();
+    }
+
     /// The programs that the agent named.
     pub(crate) fn programs(&self) -> Vec<Option<String>> {
         self.state.story.lock().unwrap().programs.clone()
@@ -181,12 +216,7 @@ impl Control {
 
     /// Waits until the agent has had its taps forgotten so often.
     pub(crate) async fn forgets_taps(&self, times: usize) {
-        let forgotten = async {
-            while self.taps_forgotten() < times {
-                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-            }
-        };
-        tokio::time::timeout(super::PATIENCE, forgotten).await.expect("the taps are forgotten");
+        self.comes_to(|story| story.taps_forgotten >= times).await;
     }
 
     /// Whether taps can be forgotten.
@@ -270,10 +300,14 @@ impl State {
     fn certify(&self, csr: &str, kind: &str) -> Vec<u8> {
         let csr = STANDARD.decode(csr).unwrap();
         let mut csr = CertificateSigningRequestParams::from_der(&csr.as_slice().into()).unwrap();
-        let uri = format!("portlatch://{CLUSTER}/{kind}/jerry/{LOGIN}/laptop");
+        let uri = format!("portlatch://{CLUSTER}/{kind}/{}/{LOGIN}/laptop", self.user());
         csr.params.subject_alt_names = vec![SanType::URI(uri.as_str().try_into().unwrap())];
         csr.params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         csr.signed_by(&self.issuer).unwrap().der().to_vec()
+    }
+
+    fn user(&self) -> String {
+        self.story.lock().unwrap().user.clone().unwrap_or_else(|| "jerry".to_owned())
     }
 
     async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Response<Full<Bytes>> {
@@ -296,7 +330,7 @@ impl State {
                 reply(StatusCode::OK, &json!(tunnel))
             }
             (Method::GET, ["v1", "catalogue"]) => self.catalogue(parts.uri.query()).await,
-            (Method::POST, ["v1", "access"]) => self.access(&serde_json::from_value(body).unwrap()),
+            (Method::POST, ["v1", "access"]) => self.access(&serde_json::from_value(body).unwrap()).await,
             (Method::POST, ["v1", "why"]) => {
                 reply(StatusCode::OK, &json!(explanation(&serde_json::from_value(body).unwrap())))
             }
@@ -344,6 +378,7 @@ impl State {
         let name = hex::encode(challenge);
         let mut story = self.story.lock().unwrap();
         story.open.push((name.clone(), purpose));
+        story.challenges.push(URL_SAFE_NO_PAD.encode(challenge));
         let allowed = story.credential.as_ref().map(|(id, _)| URL_SAFE_NO_PAD.encode(id)).unwrap_or_default();
         let options = json!({"publicKey": {
             "challenge": URL_SAFE_NO_PAD.encode(challenge), "rpId": CLUSTER, "userVerification": "discouraged",
@@ -362,6 +397,7 @@ impl State {
             (Some("password"), Some("correct horse"), _) => "assert",
             _ => return problem(StatusCode::UNAUTHORIZED, "bad_login"),
         };
+        self.story.lock().unwrap().user = body["user"].as_str().map(str::to_owned);
         let (ceremony, options) = self.challenge(None);
         let task = json!({"type": task, "options": options});
         reply(StatusCode::OK, &json!({"ceremony": ceremony, "task": task, "expires_in": 120}))
@@ -414,7 +450,7 @@ impl State {
     fn logged_in(&self, body: &Value) -> Response<Full<Bytes>> {
         let granted = LoginGranted {
             cluster: CLUSTER.parse().unwrap(),
-            user: "jerry".parse().unwrap(),
+            user: self.user().parse().unwrap(),
             login: LOGIN.parse().unwrap(),
             device: "laptop".parse().unwrap(),
             certificate: STANDARD.encode(self.certify(body["csr"].as_str().unwrap(), "login")),
@@ -489,8 +525,11 @@ impl State {
         reply(StatusCode::OK, &json!(catalogue))
     }
 
-    fn access(&self, request: &AccessRequest) -> Response<Full<Bytes>> {
+    async fn access(&self, request: &AccessRequest) -> Response<Full<Bytes>> {
         self.story.lock().unwrap().programs.push(request.program.clone());
+        while self.story.lock().unwrap().undecided.contains(&request.port) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
         let target = ExecTarget { resource: request.resource.clone(), port: request.port };
         let answer = match request.port {
             _ if self.story.lock().unwrap().remembered.contains(&target) => {
