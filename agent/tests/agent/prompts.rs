@@ -27,7 +27,9 @@ async fn a_tap_opens_the_port() {
     let left = agent.opens(1).await;
     assert!(left > Duration::from_secs(50) && left <= Duration::from_secs(60), "{left:?}");
     assert_eq!(agent.granted(1).await.amr, ["hwk", "user"]);
-    person.sees("Tap your security key: billing-db (billing-db.corp.internal:5432) for an unknown program - ").await;
+    person
+        .sees("Tap your security key: billing-db (billing-db.corp.internal:5432) for an unknown program - ")
+        .await;
     person.sees("Granted: billing-db (billing-db.corp.internal:5432) for 5 min").await;
     assert_eq!(machine.control.challenges(), 1);
 }

@@ -246,7 +246,12 @@ mod tests {
             reports: Box::new(Late(reports.into_iter().collect())),
             id: 7,
             cancel: CancellationToken::new(),
-            patience: Patience { silence, glance: Duration::from_millis(1), stop: Duration::ZERO, ..PATIENCE },
+            patience: Patience {
+                silence,
+                glance: Duration::from_millis(1),
+                stop: Duration::ZERO,
+                ..PATIENCE
+            },
         }
     }
 
