@@ -18,7 +18,8 @@ use crate::flow::{Flow, FlowReset, MAX_CHUNK, Read};
 use crate::tunnel::Session;
 
 /// Chunks that are taken from a stream at once: a datagram's payload each, some 90 KiB in all. Fewer cost more wake-ups
-/// of the stack: with 32 instead of 1 the download rose from 0.56 to 0.64 of what QUIC alone does.
+/// of the stack: with 32 instead of 1 the download rose from 0.56 to 0.64 of what QUIC alone does. 64 cost no memory of a
+/// flow's and were not measured by themselves.
 const CHUNKS: usize = 64;
 
 thread_local! {
