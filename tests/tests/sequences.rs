@@ -1,12 +1,13 @@
 //! Random stories of packets, commands and time against the reference model of flows: `fuzz_targets/sequences`.
 
 use portlatch_tests::fuzz_targets::fuzz_sequences;
+use portlatch_tests::wire::is_nightly;
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 
-/// How many stories are played: forty times as many where `PORTLATCH_NIGHTLY` is set.
+/// How many stories are played: forty times as many with `PORTLATCH_NIGHTLY=1`.
 fn cases() -> Config {
-    let times = if std::env::var_os("PORTLATCH_NIGHTLY").is_some() { 40 } else { 1 };
+    let times = if is_nightly() { 40 } else { 1 };
     Config { cases: 1_500 * times, failure_persistence: None, ..Config::default() }
 }
 

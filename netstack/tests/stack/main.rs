@@ -38,9 +38,10 @@ mod transfer;
 #[cfg(test)]
 mod windows;
 
-/// How many cases of a property are tried: forty times as many where `PORTLATCH_NIGHTLY` is set.
+/// How many cases of a property are tried: forty times as many with `PORTLATCH_NIGHTLY=1`.
 #[cfg(test)]
 fn cases(cases: u32) -> proptest::test_runner::Config {
-    let times = if std::env::var_os("PORTLATCH_NIGHTLY").is_some() { 40 } else { 1 };
+    let is_nightly = std::env::var_os("PORTLATCH_NIGHTLY").is_some_and(|value| value == "1");
+    let times = if is_nightly { 40 } else { 1 };
     proptest::test_runner::Config { cases: cases * times, failure_persistence: None, ..Default::default() }
 }

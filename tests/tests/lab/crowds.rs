@@ -70,7 +70,7 @@ impl Crowd {
 }
 
 fn is_nightly() -> bool {
-    std::env::var_os("PORTLATCH_NIGHTLY").is_some()
+    std::env::var_os("PORTLATCH_NIGHTLY").is_some_and(|value| value == "1")
 }
 
 /// A minute, or a tenth of it.
