@@ -1,6 +1,6 @@
 //! One port of one resource: a proof brings a grant, and is remembered as widely as the resource says.
 
-use portlatch_audit::EventKind;
+use portlatch_audit::{Event, EventKind};
 use portlatch_protocol::api::AccessRequest;
 use portlatch_protocol::api::ceremony::{CeremonyOutcome, CeremonyPurpose};
 use portlatch_protocol::resource::MfaNeed;
@@ -12,7 +12,7 @@ use crate::ceremony::Codes;
 use crate::control::{Control, random_id};
 use crate::documents::resource::MfaScope;
 use crate::grants::Asker;
-use crate::grants::sign::Basis;
+use crate::grants::sign::{Basis, tap_expiry};
 use crate::policy::Terms;
 use crate::store::taps::{Tap, TapScope};
 use crate::webauthn::TapStrength;
@@ -79,6 +79,11 @@ impl Control {
             time,
             lifetime: terms.mfa_interval,
         };
+        if tap_expiry(&tap, terms.mfa_interval) <= self.clock.time_of_day().seconds() {
+            let reason = Some("tap_over".to_owned());
+            self.audit.note(Event { reason, ..asker.about(EventKind::MfaFail, request) }).await;
+            return Err(Denial::CeremonyEnded);
+        }
         if !self.store.add_taps(std::slice::from_ref(&tap)).await? {
             return Err(self.ground_gone(asker, asker.about(EventKind::AccessDenied, request)).await);
         }

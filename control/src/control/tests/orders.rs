@@ -9,8 +9,10 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use self::model::Play;
+use crate::browser::approval::Place;
 
 mod model;
+mod pages;
 mod people;
 mod records;
 
@@ -66,8 +68,25 @@ enum Locked {
 #[derive(Debug, Clone)]
 enum Step {
     Begin(usize, Target),
-    Finish { ceremony: usize, by: usize, answer: Answer },
-    Cancel { ceremony: usize, by: usize },
+    Finish {
+        ceremony: usize,
+        by: usize,
+        answer: Answer,
+    },
+    Cancel {
+        ceremony: usize,
+        by: usize,
+    },
+    /// Its page approves it, in a browser there.
+    Approve {
+        ceremony: usize,
+        place: Place,
+    },
+    /// An agent comes with what the page gave it.
+    Redeem {
+        ceremony: usize,
+        by: usize,
+    },
     Ask(usize, usize),
     Pass(u64),
     Sweep,
@@ -97,13 +116,16 @@ fn step() -> impl Strategy<Value = Step> {
     let locked = prop_oneof![Just(Locked::Jerry), Just(Locked::Laptops), Just(Locked::Billing)];
     // The newest ceremonies are answered more often than those of long ago.
     let ceremony = prop_oneof![3 => 0_usize..2, 1 => 0_usize..12];
+    let place = prop_oneof![Just(Place::Here), Just(Place::Elsewhere)];
     // Jerry at two machines, and Elaine.
     let person = 0_usize..3;
     prop_oneof![
         8 => (person.clone(), target).prop_map(|(person, target)| Step::Begin(person, target)),
         8 => (ceremony.clone(), person.clone(), answer)
             .prop_map(|(ceremony, by, answer)| Step::Finish { ceremony, by, answer }),
-        1 => (ceremony, person.clone()).prop_map(|(ceremony, by)| Step::Cancel { ceremony, by }),
+        1 => (ceremony.clone(), person.clone()).prop_map(|(ceremony, by)| Step::Cancel { ceremony, by }),
+        4 => (ceremony.clone(), place).prop_map(|(ceremony, place)| Step::Approve { ceremony, place }),
+        5 => (ceremony, person.clone()).prop_map(|(ceremony, by)| Step::Redeem { ceremony, by }),
         8 => (person.clone(), 0..PLACES.len()).prop_map(|(person, place)| Step::Ask(person, place)),
         3 => prop_oneof![3 => 0_u64..30, 2 => 30_u64..400].prop_map(Step::Pass),
         1 => Just(Step::Sweep),

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use portlatch_clock::BootTime;
-use portlatch_protocol::api::ceremony::{CeremonyOutcome, CeremonyPurpose};
+use portlatch_protocol::api::ceremony::{CeremonyOutcome, CeremonyPurpose, CeremonyRequest};
 use portlatch_protocol::api::{AccessAnswer, Ceremony, IssuedGrant};
 use portlatch_protocol::refusal::RefusalReason;
 use proptest::prelude::*;
@@ -12,36 +12,38 @@ use proptest::test_runner::TestCaseError;
 
 use super::super::super::*;
 use super::super::scene::{Scene, claims};
+use super::pages::{self, Approved};
 use super::people::{People, user_of};
 use super::records::Records;
 use super::{Answer, LISTED, Locked, PLACES, Policy, Step, Target, VAULT, WIKI};
 use crate::ceremony::{LIFETIME, MAX_PER_OWNER};
 use crate::grants::failures::PERIOD;
 
-type Outcome = Result<(), TestCaseError>;
+pub(super) type Outcome = Result<(), TestCaseError>;
 
 /// A challenge that was made.
-struct Made {
-    owner: usize,
-    target: Target,
-    purpose: CeremonyPurpose,
-    ceremony: Ceremony,
+pub(super) struct Made {
+    pub(super) owner: usize,
+    pub(super) target: Target,
+    pub(super) purpose: CeremonyPurpose,
+    pub(super) ceremony: Ceremony,
     /// Between these two it ends.
-    ends: (BootTime, BootTime),
+    pub(super) ends: (BootTime, BootTime),
     /// Answered, cancelled, displaced or forgotten.
-    is_over: bool,
+    pub(super) is_over: bool,
+    pub(super) approved: Option<Approved>,
 }
 
 /// A challenge that was verified: between these two seconds, for these places.
-struct Verified {
-    person: usize,
-    seconds: std::ops::RangeInclusive<i64>,
-    places: Vec<usize>,
-    lifetime: i64,
+pub(super) struct Verified {
+    pub(super) person: usize,
+    pub(super) seconds: std::ops::RangeInclusive<i64>,
+    pub(super) places: Vec<usize>,
+    pub(super) lifetime: i64,
 }
 
 /// A grant that was handed out.
-struct Given {
+pub(super) struct Given {
     id: Id,
     person: usize,
     place: usize,
@@ -53,31 +55,29 @@ struct Given {
 }
 
 pub(super) struct Play {
-    scene: Option<Scene>,
-    people: People,
-    records: Records,
-    made: Vec<Made>,
-    verified: Vec<Verified>,
-    given: Vec<Given>,
-    policy: Policy,
-    locks: HashSet<Locked>,
-    gone_logins: HashSet<usize>,
-    gone_keys: HashSet<usize>,
-    paused_until: HashMap<usize, BootTime>,
-    revoked: HashSet<String>,
-    successes: usize,
+    pub(super) scene: Option<Scene>,
+    pub(super) people: People,
+    pub(super) records: Records,
+    pub(super) made: Vec<Made>,
+    pub(super) verified: Vec<Verified>,
+    pub(super) given: Vec<Given>,
+    pub(super) policy: Policy,
+    pub(super) locks: HashSet<Locked>,
+    pub(super) gone_logins: HashSet<usize>,
+    pub(super) gone_keys: HashSet<usize>,
+    pub(super) paused_until: HashMap<usize, BootTime>,
+    pub(super) revoked: HashSet<String>,
+    pub(super) successes: usize,
 }
 
 impl Play {
     pub(super) async fn new() -> Self {
         let scene = Scene::in_memory().await;
         let people = People::new(&scene).await;
-        let mut records = Records::default();
-        records.read(&scene);
-        Self {
+        let mut play = Self {
             scene: Some(scene),
             people,
-            records,
+            records: Records::default(),
             made: Vec::new(),
             verified: Vec::new(),
             given: Vec::new(),
@@ -88,14 +88,17 @@ impl Play {
             paused_until: HashMap::new(),
             revoked: HashSet::new(),
             successes: 0,
-        }
+        };
+        play.change(Policy::Tap).await;
+        play.read();
+        play
     }
 
-    fn scene(&self) -> &Scene {
+    pub(super) fn scene(&self) -> &Scene {
         self.scene.as_ref().expect("a scene is there between steps")
     }
 
-    fn control(&self) -> &Control {
+    pub(super) fn control(&self) -> &Control {
         &self.scene().control
     }
 
@@ -103,7 +106,7 @@ impl Play {
         self.scene().pass(time);
     }
 
-    fn read(&mut self) {
+    pub(super) fn read(&mut self) {
         let scene = self.scene.as_ref().expect("a scene is there between steps");
         self.records.read(scene);
     }
@@ -120,6 +123,16 @@ impl Play {
             Step::Cancel { ceremony, by } => {
                 if let Some(number) = self.made.len().checked_sub(ceremony + 1) {
                     self.cancel(number, *by).await?;
+                }
+            }
+            Step::Approve { ceremony, place } => {
+                if let Some(number) = self.made.len().checked_sub(ceremony + 1) {
+                    self.approve(number, place).await;
+                }
+            }
+            Step::Redeem { ceremony, by } => {
+                if let Some(number) = self.made.len().checked_sub(ceremony + 1) {
+                    self.redeem(number, *by).await?;
                 }
             }
             Step::Ask(person, place) => self.ask(*person, *place).await?,
@@ -156,7 +169,9 @@ impl Play {
     async fn begin(&mut self, person: usize, target: Target) -> Outcome {
         let purpose = self.people.purpose(person, target);
         let before = self.control().clock.boot_time();
-        let begun = self.scene().begin(&self.people.logins[person], &purpose).await;
+        let login = &self.people.logins[person];
+        let request = CeremonyRequest { purpose: purpose.clone(), browser: Some(pages::announced()) };
+        let begun = self.control().begin_ceremony(login.asker(), &request).await;
         let after = self.control().clock.boot_time();
         self.read();
         match begun {
@@ -165,7 +180,15 @@ impl Play {
                 prop_assert_eq!(self.records.count("mfa.challenge"), 1);
                 let ends = (before + LIFETIME, after + LIFETIME);
                 self.make_room(person)?;
-                self.made.push(Made { owner: person, target, purpose, ceremony, ends, is_over: false });
+                self.made.push(Made {
+                    owner: person,
+                    target,
+                    purpose,
+                    ceremony,
+                    ends,
+                    is_over: false,
+                    approved: None,
+                });
             }
             Err(Denial::RateLimited | Denial::Paused(_)) => {}
             Err(denial) => prop_assert!(self.records.refusals() > 0, "{denial} is not on the record"),
@@ -211,25 +234,33 @@ impl Play {
             Ok(outcome) => {
                 prop_assert!(was_open, "a challenge left twice, or was another's");
                 prop_assert_eq!(answer, Answer::Right);
-                prop_assert!(self.is_verifying(by, target), "verified: {by} {target:?}");
-                prop_assert_eq!(self.records.count("mfa.ok"), 1);
-                self.successes += 1;
-                let lifetime =
-                    if self.policy == Policy::TapOfAMinute && touches_db(target) { 60 } else { 300 };
-                let (seconds, places) = (from..=to, opened_by(target));
-                self.verified.push(Verified { person: by, seconds, places, lifetime });
-                match (outcome, target) {
-                    (CeremonyOutcome::Granted(grant), Target::One(place)) => {
-                        self.granted(by, place, &grant)?
-                    }
-                    (CeremonyOutcome::Remembered { amr, .. }, Target::Exec) => prop_assert!(!amr.is_empty()),
-                    (outcome, target) => {
-                        return Err(TestCaseError::fail(format!("{target:?} ended in {outcome:?}")));
-                    }
-                }
+                self.verified_by(by, target, (from..=to, opened_by(target)), outcome)?;
             }
         }
         Ok(())
+    }
+
+    /// A ceremony was verified: what it brought, and what it opens from now on.
+    pub(super) fn verified_by(
+        &mut self,
+        person: usize,
+        target: Target,
+        (seconds, places): (std::ops::RangeInclusive<i64>, Vec<usize>),
+        outcome: CeremonyOutcome,
+    ) -> Outcome {
+        prop_assert!(self.is_verifying(person, target), "verified: {person} {target:?}");
+        prop_assert_eq!(self.records.count("mfa.ok"), 1);
+        self.successes += 1;
+        let lifetime = if self.policy == Policy::TapOfAMinute && touches_db(target) { 60 } else { 300 };
+        self.verified.push(Verified { person, seconds, places, lifetime });
+        match (outcome, target) {
+            (CeremonyOutcome::Granted(grant), Target::One(place)) => self.granted(person, place, &grant),
+            (CeremonyOutcome::Remembered { amr, .. }, Target::Exec) => {
+                prop_assert!(!amr.is_empty());
+                Ok(())
+            }
+            (outcome, target) => Err(TestCaseError::fail(format!("{target:?} ended in {outcome:?}"))),
+        }
     }
 
     async fn cancel(&mut self, number: usize, by: usize) -> Outcome {
@@ -321,11 +352,13 @@ impl Play {
 
     async fn change(&mut self, policy: Policy) {
         let text = match policy {
-            Policy::Tap => "{options: {require_session_mfa: true}, allow: {db_labels: {mfa: tap}}}",
-            Policy::TapOfAMinute => {
-                "{options: {require_session_mfa: true, mfa_verification_interval: 1m}, allow: {db_labels: {mfa: tap}}}"
+            Policy::Tap => {
+                "{options: {require_session_mfa: true, cross_device: true}, allow: {db_labels: {mfa: tap}}}"
             }
-            Policy::NoTap => "{allow: {db_labels: {mfa: tap}}}",
+            Policy::TapOfAMinute => {
+                "{options: {require_session_mfa: true, cross_device: true, mfa_verification_interval: 1m}, allow: {db_labels: {mfa: tap}}}"
+            }
+            Policy::NoTap => "{options: {cross_device: true}, allow: {db_labels: {mfa: tap}}}",
             Policy::Nothing => "{allow: {app_labels: {mfa: tap}}}",
         };
         self.scene().apply(&format!("kind: role\nmetadata: {{name: tap}}\nspec: {text}")).await;
@@ -378,7 +411,7 @@ impl Play {
     }
 
     /// Whether a good tap brings what is wanted.
-    fn is_verifying(&self, person: usize, target: Target) -> bool {
+    pub(super) fn is_verifying(&self, person: usize, target: Target) -> bool {
         let has_ground = !self.gone_logins.contains(&person) && !self.gone_keys.contains(&user_of(person));
         // The keys here never verify their users.
         let is_enough = target != Target::One(VAULT) || self.policy == Policy::NoTap;
@@ -442,7 +475,7 @@ fn listed(target: Target) -> Vec<usize> {
 }
 
 /// What a tap for this opens: `wide` by every port of it.
-fn opened_by(target: Target) -> Vec<usize> {
+pub(super) fn opened_by(target: Target) -> Vec<usize> {
     match target {
         Target::One(2 | 3) => vec![2, 3],
         Target::One(place) => vec![place],
