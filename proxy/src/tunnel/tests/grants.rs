@@ -81,7 +81,7 @@ async fn a_daemon_that_lies_opens_nothing() {
     ];
     let (_, signature) = untapped.grant.rsplit_once('.').unwrap();
     for lie in lies {
-        let lied = network.open(&client, |claims| lie(claims));
+        let lied = network.open(&client, lie);
         let (lied, _) = lied.grant.rsplit_once('.').unwrap();
         let open = open_with(&format!("{lied}.{signature}"));
         refused(&network, &client, &open, OpenRefusal::BadGrant, "bad_signature").await;
