@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use portlatch_clock::{BootTime, Clock};
-use portlatch_protocol::attach::{ToAgent, ToDaemon};
+use portlatch_protocol::attach::{Refusal, ToAgent, ToDaemon};
 use portlatch_protocol::identity::Login as LoginIdentity;
 use portlatch_protocol::names::{HostPattern, Hostname, ResourceId, ResourceKind};
 use portlatch_protocol::refusal::RefusalReason;
@@ -205,6 +205,14 @@ impl Login {
     pub(crate) fn tell(&self, message: ToAgent) {
         if self.to_agent.try_send(message).is_err() {
             self.cancelled.cancel();
+        }
+    }
+
+    /// Tells the agent of a refusal, unless it has much to read already: a program that is refused a thousand times a second
+    /// must not cost its user the login. What was left out is in the status.
+    pub(crate) fn tell_refusal(&self, refusal: Refusal) {
+        if self.to_agent.capacity() > self.to_agent.max_capacity() / 2 {
+            self.tell(ToAgent::Refusal(refusal));
         }
     }
 

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use portlatch_clock::Clock;
 use portlatch_netstack::{Incoming, Stack, StackConfig};
-use portlatch_protocol::attach::{Refusal, Status, ToAgent};
+use portlatch_protocol::attach::{Refusal, Status};
 use portlatch_protocol::refusal::RefusalReason;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -167,7 +167,7 @@ impl Worker {
         tracing::debug!(uid = owner.uid, %reason, "refused");
         self.refusals.borrow_mut().record(owner.uid, refusal.clone());
         if let Some(login) = self.logins.borrow().get(&owner.uid) {
-            login.tell(ToAgent::Refusal(refusal));
+            login.tell_refusal(refusal);
         }
     }
 
