@@ -33,6 +33,7 @@ command_on() {
     shift 2
     if [[ -e $LAB/clock ]]; then settings+=(PORTLATCH_CLOCK_OFFSET="$LAB/clock"); fi
     if [[ -n ${RUST_LOG:-} ]]; then settings+=(RUST_LOG="$RUST_LOG"); fi
+    if [[ -n ${PORTLATCH_LOG:-} ]]; then settings+=(PORTLATCH_LOG="$PORTLATCH_LOG"); fi
     case $user in
     root) uid=0 home=/run/root ;;
     jerry) uid=2001 ;;
@@ -125,6 +126,8 @@ wire_hosts() {
         echo nameserver 10.0.0.53 >/etc/resolv.conf
         nft add table inet lab
         nft add chain inet lab input "{ type filter hook input priority 0; }"
+        nft add counter inet lab dials
+        nft add rule inet lab input ip saddr 10.0.0.1 tcp flags "&" "(syn|ack)" == syn counter name dials
         nft add rule inet lab input ip daddr 10.0.0.98 drop'
 }
 

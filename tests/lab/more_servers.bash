@@ -26,7 +26,7 @@ start_mysql() {
         --skip-test-db >"$LAB/log/mariadb-install" 2>&1 || fail "mariadb-install-db failed"
     start_on company mysql root mariadbd --no-defaults --datadir="$data" --user=www-data --socket="$data/socket" \
         --bind-address=10.0.0.5 --port=3306 --pid-file="$data/pid" --skip-name-resolve
-    wait_until 20 MariaDB on_host company mariadb --no-defaults --socket="$data/socket" --user=root -e 'select 1'
+    wait_until 45 MariaDB on_host company mariadb --no-defaults --socket="$data/socket" --user=root -e 'select 1'
     on_host company mariadb --no-defaults --socket="$data/socket" --user=root -e "
         create user jerry@'%'; create database billing; grant all on billing.* to jerry@'%';
         create table billing.invoices (id int primary key, customer varchar(40));
@@ -38,7 +38,7 @@ start_kube() {
     mkdir -m 755 "$dir"
     make_certificate "$dir" kube.corp.internal
     start_on company kube root python3 -I /opt/portlatch/lab/kube.py 10.0.0.5 6443 "$dir/server.crt" "$dir/server.key"
-    wait_until 10 "the Kubernetes API" listens 6443
+    wait_until 30 "the Kubernetes API" listens 6443
     # shellcheck disable=SC2016 # the variables belong to the inner shell
     on_host user sh -euc '
         install -d -m 700 -o 2001 -g 2001 /home/jerry/.kube
@@ -61,9 +61,9 @@ start_desktop() {
     # Sockets of displays stand in the file system that the hosts share: each host has its own number.
     start_on company screen root Xvfb :98 -screen 0 800x600x24 -nolisten tcp
     start_on user screen-user root Xvfb :97 -screen 0 1024x768x24 -nolisten tcp -ac
-    wait_until 10 "the desktop's screen" on_host company env DISPLAY=:98 xwininfo -root
-    wait_until 10 "the user's screen" on_host user env DISPLAY=:97 xwininfo -root
+    wait_until 30 "the desktop's screen" on_host company env DISPLAY=:98 xwininfo -root
+    wait_until 30 "the user's screen" on_host user env DISPLAY=:97 xwininfo -root
     start_on company desktop root env HOME="$dir" DISPLAY=:98 freerdp-shadow-cli /bind-address:10.0.0.5 /port:3389 \
         /sec:nla "/sam-file:$dir/sam" +auth
-    wait_until 15 "the desktop" listens 3389
+    wait_until 45 "the desktop" listens 3389
 }

@@ -6,6 +6,8 @@ program.py at-once HOST PORT COUNT        COUNT connections at once, each a roun
 program.py talk HOST PORT                 "connected", then each line of its input to echo and back; says how it ends
 program.py talk-within HOST PORT SECS     likewise, and gives the handshake no more than SECS
 program.py listen HOST PORT               "connected", then only reads; says how it ends, and after how many ms
+program.py hold HOST PORT COUNT           COUNT connections at once; JSON {result: count} once nothing more happens, and when
+                                          all have an end after a line of its input
 program.py half-close HOST PORT COUNT     sends COUNT bytes, shuts its sending side, then reads all (tally); JSON
 program.py download HOST PORT COUNT       has source send COUNT bytes, reads all; JSON
 program.py slow-download HOST PORT SECS   has source send without end, reads 64 KiB a second; JSON
@@ -22,6 +24,7 @@ import errno
 import hashlib
 import json
 import resource
+import select
 import socket
 import struct
 import sys
@@ -85,7 +88,7 @@ def try_connect(host, port, times="1"):
             connection.connect(address)
         except OSError as error:
             result = name_of(error)
-        seen.append({"result": result, "ms": millis(begin)})
+        seen.append({"result": result})
         connection.close()
     say(json.dumps(seen))
 
@@ -143,6 +146,37 @@ def listen(host, port):
         say(f"{result} after {millis(begin):.0f} ms")
     except OSError as error:
         say(name_of(error))
+
+
+def hold(host, port, count):
+    family, kind, protocol, _, address = resolve(host, port)
+    waiting, results, poll = {}, {}, select.epoll()
+
+    def look(seconds):
+        ended = poll.poll(seconds)
+        for number, _ in ended:
+            poll.unregister(number)
+            error = waiting[number].getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            result = NAMES.get(error, str(error)) if error else "connected"
+            results[result] = results.get(result, 0) + 1
+            waiting.pop(number).close()
+        return ended
+
+    for _ in range(int(count)):
+        connection = socket.socket(family, kind, protocol)
+        connection.setblocking(False)
+        connection.connect_ex(address)
+        waiting[connection.fileno()] = connection
+        poll.register(connection, select.EPOLLOUT)
+        look(0)
+    # A SYN that was lost is sent again after a second.
+    while look(3):
+        pass
+    say(json.dumps({**results, "waiting": len(waiting)}))
+    sys.stdin.readline()
+    while waiting:
+        look(PATIENCE)
+    say(json.dumps(results))
 
 
 def half_close(host, port, count):
@@ -278,6 +312,7 @@ COMMANDS = {
     "talk": talk,
     "talk-within": talk,
     "listen": listen,
+    "hold": hold,
     "half-close": half_close,
     "download": download,
     "slow-download": slow_download,

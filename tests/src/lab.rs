@@ -14,8 +14,12 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
+pub mod api;
+pub mod modified;
 pub mod program;
 pub mod record;
+pub mod token;
+pub mod visitor;
 
 use program::{Outcome, Program};
 
@@ -154,11 +158,19 @@ pub struct LabOptions {
     pub resolver: Resolver,
     /// What is between the user's machine and the proxy.
     pub way: Way,
+    /// How much all parts log, as a filter; as much as they do by themselves, where there is none.
+    pub log: Option<&'static str>,
 }
 
 impl Default for LabOptions {
     fn default() -> Self {
-        Self { taps: Taps::Auto, logins: &[Account::Jerry], resolver: Resolver::ResolvConf, way: Way::Direct }
+        Self {
+            taps: Taps::Auto,
+            logins: &[Account::Jerry],
+            resolver: Resolver::ResolvConf,
+            way: Way::Direct,
+            log: None,
+        }
     }
 }
 
@@ -166,6 +178,7 @@ impl Default for LabOptions {
 #[derive(Debug)]
 pub struct Lab {
     directory: PathBuf,
+    log: Option<&'static str>,
     /// Held for as long as this lab stands, so that the next one waits.
     _turn: fs::File,
 }
@@ -192,13 +205,13 @@ pub fn start(options: LabOptions) -> Option<Lab> {
     let mut left = String::new();
     turn.read_to_string(&mut left).expect("reading the last lab's name");
     if !left.is_empty() {
-        script(&["down", "--dir", &left]);
+        script(&["down", "--dir", &left], None);
     }
     let made =
         tempfile::Builder::new().prefix("portlatch-lab.").tempdir().expect("a directory for the lab").keep();
     turn.rewind().and_then(|()| turn.set_len(0)).expect("forgetting the last lab");
     turn.write_all(made.as_os_str().as_encoded_bytes()).expect("noting this lab's name");
-    let lab = Lab { directory: made, _turn: turn };
+    let lab = Lab { directory: made, log: options.log, _turn: turn };
     let mut up = vec!["up", "--dir", lab.path(), "--movable-clock"];
     if options.resolver == Resolver::Resolved {
         up.push("--resolved");
@@ -207,9 +220,9 @@ pub fn start(options: LabOptions) -> Option<Lab> {
     if options.way == Way::Wire {
         up.extend(["--wire", wire.to_str().expect("a path in UTF-8")]);
     }
-    script(&up);
+    lab.script(&up);
     let logins: Vec<&str> = options.logins.iter().map(|account| account.name()).collect();
-    script(&[
+    lab.script(&[
         "portlatch",
         "up",
         "--dir",
@@ -224,10 +237,14 @@ pub fn start(options: LabOptions) -> Option<Lab> {
     Some(lab)
 }
 
-/// Runs `scripts/lab`.
-fn script(arguments: &[&str]) {
+/// Runs `scripts/lab`, with this filter of logs for what it starts.
+fn script(arguments: &[&str], log: Option<&str>) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("scripts").join("lab");
-    let output = Command::new(script).args(arguments).output().expect("scripts/lab runs");
+    let mut command = Command::new(script);
+    if let Some(filter) = log {
+        command.env("RUST_LOG", filter).env("PORTLATCH_LOG", filter);
+    }
+    let output = command.args(arguments).output().expect("scripts/lab runs");
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "scripts/lab {}:\n{out}\n{err}", arguments.join(" "));
 }
@@ -272,6 +289,10 @@ impl Lab {
         &self.directory
     }
 
+    fn script(&self, arguments: &[&str]) {
+        script(arguments, self.log);
+    }
+
     fn pid(&self, process: &str) -> Pid {
         let text =
             fs::read_to_string(self.directory.join("pid").join(process)).expect("a process of the lab");
@@ -294,6 +315,7 @@ impl Lab {
             "PATH=/opt/portlatch/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
             "LANG=C.UTF-8".to_owned(),
         ]);
+        command.args(self.log.map(|filter| format!("PORTLATCH_LOG={filter}")));
         command.args(arguments);
         command
     }
@@ -354,7 +376,7 @@ impl Lab {
 
     /// Starts one of the servers that few tests need (`tests/lab/more_servers.bash`).
     pub fn serve(&self, server: &str) {
-        script(&["serve", "--dir", self.path(), server]);
+        self.script(&["serve", "--dir", self.path(), server]);
     }
 
     /// Presses Enter in the terminal of a user's agent: the tap of a key in [`Taps::Enter`].
@@ -401,7 +423,7 @@ impl Lab {
             Part::Proxy => arguments.push("proxy"),
             Part::Agent(account) => arguments.extend(["agent", account.name(), taps.word()]),
         }
-        script(&arguments);
+        self.script(&arguments);
     }
 
     /// Gives the wire an order ([`Order`](crate::wire::between::Order)) and returns once it is carried out.

@@ -8,9 +8,13 @@ mod lab {
     mod bulk;
     mod crashes;
     mod crowds;
+    mod edges;
+    mod exec;
     mod holding;
+    mod modified_clients;
     mod names;
     mod programs;
+    mod prompting;
     mod real_clients;
     mod refusals;
     mod resilience;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Account, Lab, PATIENCE, wait_for};
+use super::{Account, Host, Lab, PATIENCE, wait_for};
 
 impl Lab {
     /// `portlatch status --json` of a user.
@@ -56,6 +56,15 @@ impl Lab {
     /// Waits until the audit has a record that fits.
     pub fn wait_for_record(&self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
         wait_for(what, Duration::from_secs(10), || self.audit().into_iter().find(|record| fits(record)))
+    }
+
+    /// How many times a proxy has begun to dial a target, as the company's host counts it.
+    pub fn dials(&self) -> u64 {
+        let counter = ["nft", "--json", "list", "counter", "inet", "lab", "dials"];
+        let told = self.run(Host::Company, Account::Root, &counter).expect_success().json();
+        let objects = told["nftables"].as_array().expect("nft lists objects");
+        let packets = objects.iter().find_map(|object| object["counter"]["packets"].as_u64());
+        packets.expect("the company's host counts")
     }
 
     /// Asserts that nobody changed the audit.

@@ -93,10 +93,14 @@ fn mariadb_runs_a_query_and_shows_why_it_was_refused() {
 }
 
 #[test]
-fn kubectl_lists_pods_after_a_tap() {
+fn kubectl_says_that_it_was_refused_and_lists_pods_after_a_tap() {
     let Some(lab) = lab(Taps::Enter) else { return };
     lab.serve("kube");
-    let pods = lab.spawn(Host::User, Jerry, &["kubectl", "get", "pods", "-o", "name"]);
+    let get = ["kubectl", "get", "pods", "-o", "name"];
+    let told = denied(&lab, "kube", 6443, &get);
+    assert!(told.stderr.contains("kube.corp.internal:6443 was refused"), "{told}");
+    lab.move_clock(Duration::from_secs(31));
+    let pods = lab.spawn(Host::User, Jerry, &get);
     lab.wait_for_prompt(Jerry, "kube", 6443);
     lab.tap(Jerry);
     assert_eq!(pods.finish(PATIENCE).expect_success().stdout, "pod/billing-0");
@@ -128,7 +132,7 @@ fn ssh_and_curl_show_why_they_were_refused() {
 }
 
 #[test]
-fn an_rdp_client_waits_for_the_tap_and_a_scan_of_the_desktop_prompts_nobody() {
+fn an_rdp_client_is_refused_or_waits_for_the_tap_and_a_scan_of_the_desktop_prompts_nobody() {
     let Some(lab) = lab(Taps::Enter) else { return };
     lab.serve("desktop");
     let challenges = lab.count("mfa.challenge");
@@ -139,23 +143,25 @@ fn an_rdp_client_waits_for_the_tap_and_a_scan_of_the_desktop_prompts_nobody() {
     assert_eq!(lab.count("mfa.challenge"), challenges);
     assert!(lab.prompts(Jerry).is_empty());
 
-    let client = lab.spawn(
-        Host::User,
-        Jerry,
-        &[
-            "env",
-            "DISPLAY=:97",
-            "xfreerdp",
-            "/v:desk1.corp.internal",
-            "/u:alice",
-            "/p:Corp-Pass-1",
-            "/sec:nla",
-            "/cert:ignore",
-            "/size:640x480",
-            "/t:desk1-window",
-            "/log-level:WARN",
-        ],
-    );
+    let xfreerdp = [
+        "env",
+        "DISPLAY=:97",
+        "xfreerdp",
+        "/v:desk1.corp.internal",
+        "/u:alice",
+        "/p:Corp-Pass-1",
+        "/sec:nla",
+        "/cert:ignore",
+        "/size:640x480",
+        "/t:desk1-window",
+        "/log-level:WARN",
+    ];
+    // Connected by then, since a desktop's clients speak first: it hears of the refusal as a reset.
+    let told = denied(&lab, "desk1", 3389, &xfreerdp);
+    let said = format!("{}{}", told.stdout, told.stderr);
+    assert!(said.contains("ERRCONNECT"), "{told}");
+    lab.move_clock(Duration::from_secs(31));
+    let client = lab.spawn(Host::User, Jerry, &xfreerdp);
     lab.wait_for_prompt(Jerry, "desk1", 3389);
     lab.tap(Jerry);
     wait_for("the desktop's window", PATIENCE, || {

@@ -100,6 +100,7 @@ fn a_user_who_never_logged_in_is_refused() {
     assert!(status["user"].is_null() && status["agent"] == false && status["daemon"] == true, "{status}");
 }
 
+// C: deny, and the cool-down after it.
 #[test]
 fn denied_while_the_syn_is_held_is_a_refusal() {
     let Some(lab) = start(LabOptions { taps: Taps::Enter, ..LabOptions::default() }) else { return };
@@ -127,6 +128,7 @@ fn denied_after_the_handshake_is_a_reset() {
     lab.wait_for_refusal(Jerry, 6432, "denied");
 }
 
+// E: held for longer than a minute.
 #[test]
 fn a_prompt_that_nobody_answers_times_out() {
     let Some(lab) = start(LabOptions { taps: Taps::Never, ..LabOptions::default() }) else { return };

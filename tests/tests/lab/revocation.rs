@@ -72,6 +72,7 @@ fn a_locked_user_is_cut_and_stays_out() {
     lab.assert_audit_verifies();
 }
 
+// A 7: closed by revocation.
 #[test]
 fn a_session_that_an_administrator_kills_ends_alone() {
     let Some(lab) = start(LabOptions::default()) else { return };
@@ -89,6 +90,7 @@ fn a_session_that_an_administrator_kills_ends_alone() {
     assert_eq!(neighbour.read_line(PATIENCE), "still here");
 }
 
+// A 8: grants die with the login.
 #[test]
 fn after_logout_nothing_is_reached() {
     let Some(lab) = start(LabOptions::default()) else { return };

@@ -13,6 +13,7 @@ fn by_hand() -> LabOptions {
     LabOptions { taps: Taps::Enter, ..LabOptions::default() }
 }
 
+// A 7: not extended by use; what is open stays.
 #[test]
 fn one_tap_serves_a_port_for_five_minutes_and_the_old_connection_lives_on() {
     let Some(lab) = start(by_hand()) else { return };
@@ -41,6 +42,7 @@ fn one_tap_serves_a_port_for_five_minutes_and_the_old_connection_lives_on() {
     lab.assert_audit_verifies();
 }
 
+// A 8: absent for another port.
 #[test]
 fn another_port_of_the_resource_wants_a_tap_of_its_own() {
     let Some(lab) = start(by_hand()) else { return };
@@ -55,6 +57,7 @@ fn another_port_of_the_resource_wants_a_tap_of_its_own() {
     assert_eq!(grants, 3);
 }
 
+// C: 200 parallel connections to one port.
 #[test]
 fn two_hundred_connections_at_once_make_one_prompt() {
     let Some(lab) = start(by_hand()) else { return };
