@@ -20,7 +20,8 @@ const TICK: Duration = Duration::from_micros(1);
 const LARGE_RING: usize = 256 * 1024;
 /// A ring for many flows: nothing here sends them more than a byte.
 const SMALL_RING: usize = 8 * 1024;
-const NUMBERS_OF_FLOWS: [u32; 3] = [1, 1_000, 100_000];
+/// The daemon has up to 16,384.
+const NUMBERS_OF_FLOWS: [u32; 4] = [1, 1_000, 10_000, 100_000];
 /// From one flow to the next: far away in memory, and odd, so that all are met.
 const STRIDE: usize = 7_919;
 /// As many packets as the daemon takes from its TUN before it answers.
@@ -28,11 +29,28 @@ const BATCH: usize = 64;
 /// A keystroke, a segment of Ethernet's size, and one as a TUN of the largest MTU carries it.
 const PAYLOADS: [usize; 3] = [1, 1_460, 60_000];
 
-struct Vectors(usize);
+/// One piece of memory for all rings, as the daemon's: among vectors the flows would lie as far from each other as their
+/// rings are long.
+struct Slab {
+    rest: &'static mut [u8],
+    ring_size: usize,
+}
 
-impl RingMemory for Vectors {
+impl Slab {
+    fn new(ring_size: usize, flows: u32) -> Self {
+        Self { rest: vec![0; 2 * ring_size * flows as usize].leak(), ring_size }
+    }
+
+    fn ring(&mut self) -> Option<Ring> {
+        let (ring, rest) = std::mem::take(&mut self.rest).split_at_mut_checked(self.ring_size)?;
+        self.rest = rest;
+        Some(ring.into())
+    }
+}
+
+impl RingMemory for Slab {
     fn rings(&mut self, _slot: usize) -> Option<(Ring, Ring)> {
-        Some((vec![0; self.0].into(), vec![0; self.0].into()))
+        Some((self.ring()?, self.ring()?))
     }
 
     fn reclaim(&mut self, _slot: usize) {}
@@ -42,7 +60,7 @@ impl RingMemory for Vectors {
 
 /// A stack, and the programs' kernel, whose segments are written by hand.
 struct Bench {
-    stack: Stack<Vectors>,
+    stack: Stack<Slab>,
     now: Instant,
     flows: Vec<Flow>,
     buffer: Vec<u8>,
@@ -73,7 +91,7 @@ impl Bench {
             sources: vec![program.into()],
         };
         let now = Instant::now();
-        let stack = Stack::new(config, Vectors(ring_size), now);
+        let stack = Stack::new(config, Slab::new(ring_size, flows), now);
         let mut bench = Self { stack, now, flows: Vec::new(), buffer: vec![0; 65_535] };
         for number in 0..flows {
             let port = 10_000 + (number % 50_000) as u16;
