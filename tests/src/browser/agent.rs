@@ -2,7 +2,7 @@
 //! a tap, as `portlatch agent` does once it has a daemon. Blocking, one request a connection.
 
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ const REDIRECT_TIME: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub struct Client {
     port: u16,
+    source: Ipv4Addr,
     tls: Arc<ClientConfig>,
 }
 
@@ -72,12 +73,22 @@ impl Client {
             None => builder.with_no_client_auth(),
         };
         tls.alpn_protocols = vec![b"portlatch-api/1".to_vec()];
-        Self { port: site.port, tls: Arc::new(tls) }
+        Self { port: site.port, source: Ipv4Addr::LOCALHOST, tls: Arc::new(tls) }
+    }
+
+    /// A connection from our address to the proxy.
+    fn connect(&self) -> TcpStream {
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::from((self.source, 0)).into()).expect("an address of this machine");
+        let proxy = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
+        socket.connect(&proxy.into()).expect("the proxy listens");
+        socket.into()
     }
 
     /// One request: its status, and its answer's JSON.
     pub fn send(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
-        let stream = TcpStream::connect(("127.0.0.1", self.port)).expect("the proxy listens");
+        let stream = self.connect();
         stream.set_read_timeout(Some(ANSWER_TIME)).expect("a deadline");
         let name = "localhost".try_into().expect("a name");
         let session = ClientConnection::new(Arc::clone(&self.tls), name).expect("a TLS session");
@@ -200,6 +211,12 @@ impl PendingLogin {
 }
 
 impl Agent {
+    /// The same from another of this machine's addresses.
+    pub fn at(mut self, address: Ipv4Addr) -> Self {
+        self.client.source = address;
+        self
+    }
+
     /// What it speaks the API with.
     pub const fn client(&self) -> &Client {
         &self.client
@@ -210,10 +227,18 @@ impl Agent {
     /// # Panics
     /// If control makes no page.
     pub fn wants(&self, resource: &str, port: u16) -> Page {
+        self.wants_for("psql", resource, port)
+    }
+
+    /// The same for a program of this name.
+    ///
+    /// # Panics
+    /// If control makes no page.
+    pub fn wants_for(&self, program: &str, resource: &str, port: u16) -> Page {
         let (listener, secret, browser) = Page::prepare();
         let purpose = json!({
             "type": "open", "resource": resource, "port": port, "tunnel_key": self.tunnel_key,
-            "program": "psql", "pid": 4242,
+            "program": program, "pid": 4242,
         });
         let request = json!({"purpose": purpose, "browser": browser});
         let (status, answer) = self.client.send("POST", "/v1/ceremonies", &request);

@@ -1,5 +1,6 @@
 //! What an agent waits for, approved and denied at its page.
 
+use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use portlatch_protocol::api::browser::APPROVAL_WAIT;
@@ -222,6 +223,32 @@ fn a_page_waits_for_the_tap_can_be_cancelled_and_says_when_its_time_is_over() {
     assert_eq!(browser.text("[data-left]"), "0 seconds");
     assert!(!browser.body().contains(APPROVE), "there is nothing to approve any more");
     browser.picture("approve-over");
+}
+
+#[test]
+fn a_request_from_another_address_is_said_to_be_and_its_words_are_only_words() {
+    let Some((site, browser, agent)) = jerry() else { return };
+    let agent = agent.at(Ipv4Addr::new(127, 0, 0, 2));
+    let program = "<b>psql</b>\u{202e}\u{1b}[31m\u{7}' onclick=x";
+    let page = agent.wants_for(program, "db/billing-db", 5432);
+    browser.go(&page.url);
+    browser.wait_for_heading(QUESTION);
+    let said = browser.body();
+    for fact in [
+        "laptop, at 127.0.0.2",
+        "at 127.0.0.1",
+        "addresses differ",
+        "<b>psql</b>[31m' onclick=x, process 4242",
+    ] {
+        assert!(said.contains(fact), "{fact}: {said}");
+    }
+    // Another machine is what it looks like: the code is asked for.
+    assert!(browser.has("#approve-code"));
+    browser.picture("approve-far");
+    browser.fill("#approve-code", &page.code.clone().unwrap());
+    browser.press("main", APPROVE);
+    browser.wait_for_heading("Approved");
+    assert_eq!(agent.redeem(&page, None).0, 200);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use portlatch_tests::browser::authenticators::Authenticator;
 use portlatch_tests::browser::chromium::Chromium;
+use portlatch_tests::browser::processes::ends_with_test;
 use portlatch_tests::browser::site::Site;
 use portlatch_tests::lab::{binaries, wait_for};
 
@@ -32,7 +33,7 @@ fn start(site: &Site, name: &str, more: &[&str]) -> Login {
 }
 
 fn command(site: &Site, home: &Path, more: &[&str]) -> Command {
-    let mut command = Command::new(binaries().join("portlatch"));
+    let mut command = ends_with_test(binaries().join("portlatch").to_str().unwrap());
     command.args(["login", "--proxy", &format!("localhost:{}", site.port), "--ca-pin", &site.pin]);
     command
         .args(more)
@@ -140,14 +141,38 @@ fn a_denied_login_ends_the_command_at_once_and_another_user_cannot_answer_it() {
     browser.go(&site.url("/keys"));
     browser.wait_for_heading("Sign in");
 
-    // A role that keeps other machines out.
+    // F: wrong code three times, and the request is dead.
+    browser.go(&format!("{}?runs=elsewhere", login.url));
+    for said in ["two tries are left", "one try is left", "it is over"] {
+        browser.fill("#password-code", "0000");
+        sign_in(&browser, "jerry");
+        browser.wait_for_alert(said);
+    }
+    assert_eq!(finish(login).0, Some(3));
+    site.audited("mfa.fail", "wrong_page_code");
+}
+
+#[test]
+fn a_role_that_keeps_other_machines_out_refuses_even_the_right_code() {
+    let Some((site, browser)) = jerry() else { return };
     enrol_plugged(&browser, &site.add_user("kramer", "here"), Authenticator::Passkey);
     sign_out(&browser);
-    browser.go(&format!("{}?runs=elsewhere", login.url));
-    browser.fill("#password-code", "0000");
+    let home = site.agent_home("kramers");
+    let mut process = command(&site, &home, &["--user", "kramer"]).spawn().unwrap();
+    let (url, code) = read_invitation(&mut process);
+    browser.go(&format!("{url}?runs=elsewhere"));
+    browser.fill("#password-code", &code);
     sign_in(&browser, "kramer");
-    browser.wait_for_alert("not the code");
+    browser.wait_for_heading("That did not work");
+    browser.wait_for_alert("on the machine itself");
+    browser.picture("device-login-refused");
+    // Neither here nor there is anybody signed in.
+    browser.go(&site.url("/keys"));
+    browser.wait_for_heading("Sign in");
+    browser.go(&url);
     browser.press("main", "Refuse the device");
     browser.wait_for_heading("Denied");
-    assert_eq!(finish(login).0, Some(3));
+    browser.picture("device-login-denied");
+    assert_eq!(finish(Login { process, url }).0, Some(3));
+    assert!(!state(&home).join("login.crt").exists());
 }
