@@ -369,6 +369,23 @@ impl Service {
         self.obey_broker();
     }
 
+    /// The daemon is gone, or still is: what it is needed for ends. A change of keys needs none.
+    pub(super) fn drop_requests_of_daemon(&mut self, why: &str) {
+        let is_daemon_s = |request: &Request| !matches!(request.subject, Subject::Devices(_));
+        let mut ids: Vec<RequestId> =
+            self.requests.iter().filter(|(_, request)| is_daemon_s(request)).map(|(id, _)| *id).collect();
+        // The open one last, so that none of the others opens in its place.
+        ids.sort_by_key(|id| self.prompt.as_ref().is_some_and(|prompt| prompt.id == *id));
+        let now = self.clock.boot_time();
+        for id in ids {
+            if let Some(request) = self.requests.remove(&id) {
+                tell_failed(&request, why);
+            }
+            self.broker.handle_refused(id, RefusalReason::NoLogin, now);
+        }
+        self.obey_broker();
+    }
+
     pub(super) const fn is_attached(&self) -> bool {
         matches!(self.daemon, DaemonState::Attached(..))
     }

@@ -245,7 +245,7 @@ impl Service {
     /// The link is gone, or is let go: nobody waits for what it asked.
     pub(super) fn handle_daemon_gone(&mut self) {
         self.daemon = DaemonState::Down;
-        self.drop_requests("the Portlatch service has ended the connection: try again");
+        self.drop_requests_of_daemon("the Portlatch service has ended the connection: try again");
     }
 }
 

@@ -64,6 +64,10 @@ async fn logout_ends_a_change_of_keys_without_a_daemon() {
     person.sees("Logged in").await;
     let mut change = machine.start(&["mfa", "recovery-codes"]);
     change.sees("Tap your security key").await;
+    // The daemon is looked for again and again, and that it is not there is nothing to this prompt.
+    for _ in 0..10 {
+        assert_eq!(machine.status().await["prompts"][0]["resource"], json!("your keys"));
+    }
     let logout = machine.run(&["logout"]).await;
     assert!(logout.status.success(), "{}", text(&logout.stderr));
     let change = change.ends().await;
