@@ -20,8 +20,6 @@ use server::{Answer, Notice, Server, Urgency};
 
 /// Between two looks for a notification server.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
-/// How long the server has to take the prompt away when the agent ends.
-const TAKE_AWAY_TIME: Duration = Duration::from_secs(1);
 /// Shortest time between two notifications that ask to sign in: a program may try again and again.
 const SIGN_IN_AGAIN: Duration = Duration::from_secs(60);
 
@@ -69,7 +67,8 @@ impl Notifications {
     }
 
     /// Shows what people are told for as long as the service goes on.
-    pub(crate) async fn run(&mut self, mut told: broadcast::Receiver<Tell>) {
+    /// Then nobody can answer a prompt any more, and it is taken off the screen.
+    pub(crate) async fn run(mut self, mut told: broadcast::Receiver<Tell>) {
         self.look().await;
         loop {
             // A desktop may come up while a prompt is open.
@@ -90,19 +89,15 @@ impl Notifications {
                 tell = told.recv() => match tell {
                     Ok(tell) => self.show(tell).await,
                     Err(RecvError::Lagged(_)) => {}
-                    Err(RecvError::Closed) => return,
+                    Err(RecvError::Closed) => break,
                 },
                 answer = answer => self.handle_answer(answer).await,
                 () = look_again => self.show_prompt().await,
             }
         }
-    }
-
-    /// Takes the prompt off the screen: the agent ends, and nobody can answer it any more.
-    pub(crate) async fn take_away(&mut self) {
-        let Some(prompt) = self.open.as_ref().map(|shown| shown.prompt) else { return };
-        // A server that is silent must not keep the agent from ending.
-        let _ = tokio::time::timeout(TAKE_AWAY_TIME, self.close(prompt)).await;
+        if let Some(prompt) = self.open.as_ref().map(|shown| shown.prompt) {
+            self.close(prompt).await;
+        }
     }
 
     async fn show(&mut self, tell: Tell) {

@@ -1,8 +1,13 @@
 //! `portlatch agent`: the background process, and its terminal.
 
+use std::pin::pin;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
 use portlatch_clock::Clock;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::time::timeout;
 
 use super::screen::Screen;
 use super::watch::said;
@@ -14,6 +19,9 @@ use crate::notification::Notifications;
 use crate::service::{Command, Handle, Parts, Server, Service, Terminal};
 use crate::terminal::{self, Keyboard, Stream, Typed};
 
+/// How long the desktop has to take a prompt away when the agent ends.
+const FAREWELL: Duration = Duration::from_secs(3);
+
 /// Runs until it is told to stop.
 pub(crate) async fn agent(options: &Agent, files: Files, clock: Clock) -> Result<(), Failure> {
     let server = Server::bind(&files).map_err(|error| Failure::Failed(error.to_string()))?;
@@ -23,18 +31,18 @@ pub(crate) async fn agent(options: &Agent, files: Files, clock: Clock) -> Result
     let mode = options.mfa_mode;
     let (mut service, inbox, handle) = Service::new(Parts { files, clock, key, enter, mode, terminal });
     let (told, told_desktop) = (service.subscribe(), service.subscribe());
-    let mut notifications = Notifications::new(handle.commands.clone());
+    let mut notifying = pin!(Notifications::new(handle.commands.clone()).run(told_desktop).fuse());
     terminal::say(&format!("The Portlatch agent runs (pid {}).", std::process::id()))?;
     // Whichever ends first ends all: what is left undone is ended by being dropped.
     tokio::select! {
         () = service.run(inbox) => {}
         () = server.run(handle.clone()) => {}
         () = show(told, handle) => {}
-        () = notifications.run(told_desktop) => {}
+        () = &mut notifying => {}
         _ = stop => {}
     }
-    // A prompt that nobody can answer any more must not stay on the screen.
-    notifications.take_away().await;
+    // It hears that the service has ended, and takes its prompt off the screen.
+    let _ = timeout(FAREWELL, notifying).await;
     Ok(())
 }
 
