@@ -201,7 +201,8 @@ async fn a_person_says_yes_at_the_terminal_and_a_command_does_not_get_it() {
     assert!(terminal.echoes());
 }
 
-/// What a command says to its resource may be long; what it is called in a prompt is not.
+/// C: ten kilobytes of argv with ANSI, bidi, newline and `<b>`: what a command says to its resource may be long; what it is
+/// called in a prompt is not.
 #[tokio::test]
 async fn a_command_of_ten_kilobytes_with_escapes_is_shown_short_and_safe() {
     let (machine, mut person, mut agent, _) = machine(1, "never").await;

@@ -8,6 +8,7 @@
 
 mod codes;
 mod commands;
+mod crowds;
 mod desktop;
 mod doctor;
 mod exec;
@@ -15,6 +16,7 @@ mod leaving;
 mod mfa;
 mod prompts;
 mod rdp;
+mod secrets;
 mod support;
 mod terminal;
 mod why;
