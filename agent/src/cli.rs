@@ -16,6 +16,8 @@ use crate::files::Files;
 use crate::mfa_mode::MfaMode;
 use crate::terminal;
 
+mod help;
+
 /// The version and what was built in.
 const VERSION: &str = const {
     match (cfg!(feature = "software-key"), cfg!(feature = "test-clock")) {
@@ -28,7 +30,7 @@ const VERSION: &str = const {
 
 /// Reach internal hosts with your ordinary programs, behind a tap of your security key.
 #[derive(Debug, Parser)]
-#[command(name = "portlatch", version = VERSION, arg_required_else_help = true)]
+#[command(name = "portlatch", version = VERSION, arg_required_else_help = true, after_help = help::PORTLATCH)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -36,31 +38,36 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Sign in to a cluster with your password and your security key
+    /// Sign in to a cluster, in the browser or with password and security key
+    #[command(after_help = help::LOGIN)]
     Login(Login),
     /// Run in the background: keep the login attached, and prompt for taps
+    #[command(after_help = help::AGENT)]
     Agent(Agent),
     /// Show who is logged in, open prompts, grants and refusals
     Status(Output),
     /// List what you may reach
     Ls(Output),
     /// Show prompts as they come, and answer them: codes, deny, block, lift, resume
+    #[command(after_help = help::WATCH)]
     Watch,
     /// Tap for a port before a program connects to it
+    #[command(after_help = help::TAP)]
     Tap(Tap),
     /// Run a command once for each resource that matches, after one tap
-    #[command(after_help = EXEC_HELP)]
+    #[command(after_help = help::EXEC)]
     Exec(Exec),
     /// Tap for a desktop, then open it with the RDP client that is installed
+    #[command(after_help = help::RDP)]
     Rdp(Rdp),
     /// Tell which rule opens or refuses a port, whether a tap is needed, and what to do
-    #[command(after_help = WHY_HELP)]
+    #[command(after_help = help::WHY)]
     Why(Why),
     /// Look for what is wrong on this machine and on the way to the cluster, and say what to do
-    #[command(after_help = DOCTOR_HELP)]
+    #[command(after_help = help::DOCTOR)]
     Doctor(Output),
     /// Your security keys, passkeys and authenticator apps
-    #[command(subcommand)]
+    #[command(subcommand, after_help = help::MFA)]
     Mfa(Mfa),
     /// Sign out, and forget key and certificate
     Logout,
@@ -276,21 +283,6 @@ pub(crate) struct MfaChange {
     pub(crate) mfa_mode: Option<MfaMode>,
 }
 
-/// What the commands of an exec find in their environment.
-const EXEC_HELP: &str = "\
-Each command has PORTLATCH_HOST, PORTLATCH_PORT and PORTLATCH_NAME in its environment; for PostgreSQL also PGHOST and
-PGPORT, for MySQL also MYSQL_HOST and MYSQL_TCP_PORT. Ten run at a time. Example:
-  portlatch exec --kind db --labels env=prod --output-dir logs -- psql -c 'select 1'";
-
-/// What the lines of a `doctor` mean.
-const DOCTOR_HELP: &str = "\
-Each line begins with ok, warn (it works, but less well than it could) or fail (something does not work), and each that is
-not ok says what to do. Exit code: 1 if anything failed.";
-
-/// What the end of a `why` says.
-const WHY_HELP: &str = "\
-Exit code: 0 if a connection may be made (after a tap, where one is needed), 3 if it is refused, 1 if nobody can tell.";
-
 /// Runs the command that the arguments name.
 pub(crate) fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -363,6 +355,27 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    /// Every command and each of its arguments says what it is.
+    fn is_explained(command: &clap::Command) {
+        let name = command.get_name();
+        assert!(command.get_about().is_some(), "{name} says nothing of itself");
+        for argument in command.get_arguments() {
+            assert!(argument.get_help().is_some(), "{name} says nothing of {}", argument.get_id());
+        }
+        command.get_subcommands().for_each(is_explained);
+    }
+
+    #[test]
+    fn every_command_is_explained_here_and_in_the_readme() {
+        is_explained(&Cli::command());
+        let readme = include_str!("../../README.md");
+        for command in Cli::command().get_subcommands() {
+            let cell = format!("| `portlatch {}", command.get_name());
+            let beside = format!(", `portlatch {}` |", command.get_name());
+            assert!(readme.contains(&cell) || readme.contains(&beside), "{} is missing", command.get_name());
+        }
     }
 
     #[test]
