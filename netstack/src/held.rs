@@ -80,7 +80,8 @@ pub(crate) struct HeldSyns {
 #[derive(Debug)]
 struct Place {
     generation: u32,
-    held: Option<Held>,
+    /// On the heap, so that a flood of SYNs leaves 16 bytes a place behind.
+    held: Option<Box<Held>>,
 }
 
 impl HeldSyns {
@@ -94,7 +95,7 @@ impl HeldSyns {
             (self.places.len() - 1) as u32
         });
         let place = &mut self.places[index as usize];
-        place.held = Some(held);
+        place.held = Some(Box::new(held));
         IncomingId { index, generation: place.generation }
     }
 
@@ -107,11 +108,11 @@ impl HeldSyns {
         let held = place.held.take()?;
         place.generation = place.generation.wrapping_add(1);
         self.free.push(id.index);
-        Some(held)
+        Some(*held)
     }
 
     pub(crate) fn at(&mut self, index: u32) -> Option<&mut Held> {
-        self.places.get_mut(index as usize)?.held.as_mut()
+        self.places.get_mut(index as usize)?.held.as_deref_mut()
     }
 
     /// The name of the SYN at an index.
