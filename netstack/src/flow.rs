@@ -272,12 +272,14 @@ impl Flow {
         is_ahead && segment.has(ACK) && self.socket().state() != State::SynReceived
     }
 
-    /// Has the windows hear a segment, unless smoltcp turns a deaf ear to it: to a second end right behind the first.
+    /// Has the windows hear a segment, unless smoltcp turns a deaf ear to it: to a second end right behind the first, and to
+    /// one that lies before what is expected once the bytes behind the end are taken off it.
     pub(crate) fn hear_window(&mut self, segment: &Segment) {
         let (outstanding, expected) = (self.outstanding(), self.expected());
         let is_second_end = segment.has(FIN) && segment.sequence == expected && self.has_program_finished();
         if !is_second_end {
-            self.window.hear(segment, outstanding, expected);
+            let payload_len = if self.is_behind_the_end(segment) { 0 } else { segment.payload_len };
+            self.window.hear(&Segment { payload_len, ..*segment }, outstanding, expected);
         }
     }
 

@@ -329,12 +329,13 @@ fn only_what_is_heard_opens_the_window() {
     staged.send(&staged.segment(ACK).window(0));
     assert_eq!(staged.lab.stack.write(staged.flow, b"waits"), Ok(5));
 
-    // An older segment comes late, from when it was open; and one that acknowledges nothing, is out of place,
-    // or says an end twice.
+    // An older segment comes late, from when it was open; and one that acknowledges nothing, is out of place, says an
+    // end twice, or is old but for bytes behind the end.
     let old = Raw { acknowledgement: staged.ours.wrapping_sub(5), ..staged.segment(ACK) };
     let second_end = staged.segment(FIN | ACK);
     let elsewhere = [staged.off_by(ACK, -2), staged.off_by(ACK, 70_000_000)];
-    for segment in [old, staged.segment(PSH), second_end].iter().chain(&elsewhere) {
+    let behind_the_end = staged.off_by(ACK, -1).carrying(b"behind");
+    for segment in [old, staged.segment(PSH), second_end, behind_the_end].iter().chain(&elsewhere) {
         staged.send(segment);
     }
 
