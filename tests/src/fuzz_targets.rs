@@ -2,24 +2,25 @@
 //! (`tests/corpus.rs`) feeds them every committed input of `fuzz/corpus`. A target panics where a promise is broken.
 
 use portlatch_control::documents::{Document, ParseContext, parse};
-use portlatch_protocol::attach::{ToAgent, ToDaemon};
-use portlatch_protocol::frame::{self, FrameDecoder};
-use portlatch_protocol::stream::{Answer, Open};
-use portlatch_protocol::watch::WatchMessage;
 
+mod frames;
 mod packets;
 mod sequences;
+mod tunnels;
 
+pub use frames::fuzz_frames;
 pub use packets::fuzz_packets;
 pub use sequences::fuzz_sequences;
+pub use tunnels::fuzz_tunnels;
 
 /// A target: what it is called in `fuzz/`, and its function.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     ("packets", fuzz_packets),
     ("sequences", fuzz_sequences),
+    ("tunnels", fuzz_tunnels),
     ("dns", fuzz_dns),
     ("frames", fuzz_frames),
     ("documents", fuzz_documents),
@@ -31,48 +32,6 @@ pub const TARGETS: [Target; 5] = [
 /// Where a promise is broken.
 pub fn fuzz_dns(bytes: &[u8]) {
     portlatchd::dns::fuzzing::fuzz_dns(bytes);
-}
-
-/// Frames of every conversation: whatever arrives, cut anywhere, is a message that reads back as itself, or an error.
-///
-/// # Panics
-/// Where it is neither.
-pub fn fuzz_frames(bytes: &[u8]) {
-    let Some((cut, stream)) = bytes.split_first() else { return };
-    let step = usize::from(*cut).max(1);
-    drain::<ToDaemon>(stream, step, frame::MAX_LOCAL_FRAME);
-    drain::<ToAgent>(stream, step, frame::MAX_LOCAL_FRAME);
-    drain::<Open>(stream, step, frame::MAX_STREAM_FRAME);
-    drain::<Answer>(stream, step, frame::MAX_STREAM_FRAME);
-    drain::<WatchMessage>(stream, step, frame::MAX_LOCAL_FRAME);
-}
-
-fn drain<M>(stream: &[u8], step: usize, limit: usize)
-where
-    M: for<'b> minicbor::Decode<'b, ()> + minicbor::Encode<()> + PartialEq + std::fmt::Debug,
-{
-    let mut decoder = FrameDecoder::new(limit);
-    for piece in stream.chunks(step) {
-        decoder.handle_bytes(piece);
-        loop {
-            match decoder.poll_message::<M>() {
-                Ok(Some(message)) => check_same(&message),
-                Ok(None) => break,
-                // The connection of such a peer is closed: nothing more is read from it.
-                Err(_) => return,
-            }
-        }
-    }
-}
-
-fn check_same<M>(message: &M)
-where
-    M: for<'b> minicbor::Decode<'b, ()> + minicbor::Encode<()> + PartialEq + std::fmt::Debug,
-{
-    // Our own form of a peer's message may be longer than the peer's; a limit is not what is tried here.
-    let bytes = frame::encode(message, usize::MAX >> 1).expect("a message of ours is encoded");
-    let again: M = frame::decode(&bytes[frame::LENGTH_BYTES..]).expect("our own frame is read");
-    assert_eq!(&again, message);
 }
 
 /// Resource documents: read or refused with places that exist, and what was read is kept and read again as the same.

@@ -1,4 +1,9 @@
-//! See `fuzz_packets`.
+//! See `fuzz_packets`. The source itself and not `portlatch-tests`: with its few crates this is built in a minute.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| portlatch_tests::fuzz_targets::fuzz_packets(bytes));
+#[path = "../../src/fuzz_targets"]
+mod fuzz_targets {
+    pub mod packets;
+}
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzz_targets::packets::fuzz_packets(bytes));

@@ -1,4 +1,9 @@
-//! See `fuzz_sequences`.
+//! See `fuzz_sequences`. The source itself and not `portlatch-tests`: with its few crates this is built in a minute.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| portlatch_tests::fuzz_targets::fuzz_sequences(bytes));
+#[path = "../../src/fuzz_targets"]
+mod fuzz_targets {
+    pub mod sequences;
+}
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzz_targets::sequences::fuzz_sequences(bytes));

@@ -190,7 +190,7 @@ impl World {
         let connection = &mut self.lanes[lane].connection;
         let bytes = connection.down_bytes(length);
         let Some(owner) = &mut connection.owner else { return };
-        match self.stack.write(owner.flow, &bytes) {
+        match self.stack.write(owner.flow, bytes) {
             Ok(written) => {
                 assert!(written <= length && owner.is_alive() && !connection.is_finished, "a write too much");
                 connection.written += i64::try_from(written).expect("a length");
@@ -296,6 +296,6 @@ fn plain(connection: &Connection, offset: i64, length: usize, flags: u8) -> Segm
         acknowledgement: connection.acknowledgement(),
         window: connection.window,
         options: Vec::new(),
-        payload: connection.up_bytes(offset, length),
+        payload: connection.up_bytes(offset, length).to_vec(),
     }
 }
