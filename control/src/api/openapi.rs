@@ -1,6 +1,8 @@
 //! The API's description of itself, in OpenAPI 3.1, made from the same types that are sent.
 
-use axum::Json;
+use std::sync::LazyLock;
+
+use http::header::CONTENT_TYPE;
 use utoipa::OpenApi;
 
 use super::{pages, routes};
@@ -35,10 +37,14 @@ use super::{pages, routes};
 )]
 struct Description;
 
+/// Made once: whoever asks for it need not be anybody, and it is some work.
+static TEXT: LazyLock<String> =
+    LazyLock::new(|| Description::openapi().to_json().expect("a description is JSON"));
+
 /// This description.
 #[utoipa::path(get, path = "/v1/openapi.json", responses((status = 200, description = "OpenAPI 3.1")))]
-pub(super) async fn serve() -> Json<utoipa::openapi::OpenApi> {
-    Json(Description::openapi())
+pub(super) async fn serve() -> ([(http::HeaderName, &'static str); 1], &'static str) {
+    ([(CONTENT_TYPE, "application/json")], TEXT.as_str())
 }
 
 #[cfg(test)]

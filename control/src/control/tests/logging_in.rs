@@ -249,3 +249,31 @@ pub(super) fn walk(dir: &Path) -> Vec<PathBuf> {
     }
     files
 }
+
+/// How long it takes until this user's wrong password is refused, in the median of some tries.
+async fn time_to_refuse(scene: &Scene, users: [&str; 2]) -> [Duration; 2] {
+    let mut times = [Vec::new(), Vec::new()];
+    for _ in 0..11 {
+        for (user, times) in users.iter().zip(&mut times) {
+            // The limit on guesses is another matter.
+            scene.pass(Duration::from_secs(60));
+            let request = login_request(user, password("wrong horse"));
+            let begun = std::time::Instant::now();
+            assert_eq!(scene.control.begin_login(&request, ADDRESS).await.unwrap_err(), Denial::BadLogin);
+            times.push(begun.elapsed());
+        }
+    }
+    times.map(|mut times| {
+        times.sort();
+        times[times.len() / 2]
+    })
+}
+
+// B: timing of unknown user: whoever looked the name up first would save nearly all of it.
+#[tokio::test]
+async fn an_unknown_user_is_refused_after_the_same_work() {
+    let scene = Scene::new().await;
+    scene.person("jerry").await;
+    let [known, unknown] = time_to_refuse(&scene, ["jerry", "newman"]).await;
+    assert!(unknown * 4 > known && known * 4 > unknown, "known {known:?}, unknown {unknown:?}");
+}
