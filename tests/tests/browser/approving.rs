@@ -249,6 +249,7 @@ fn a_request_from_another_address_is_said_to_be_and_its_words_are_only_words() {
     browser.press("main", APPROVE);
     browser.wait_for_heading("Approved");
     assert_eq!(agent.redeem(&page, None).0, 200);
+    assert_eq!(site.audit("grant").len(), 1);
 }
 
 #[test]
