@@ -10,6 +10,7 @@ mod lab {
     mod crowds;
     mod edges;
     mod exec;
+    mod explaining;
     mod holding;
     mod modified_clients;
     mod names;
