@@ -51,6 +51,7 @@ async fn after_three_wrong_codes_it_is_refused() {
     let (machine, mut person, mut agent) = Machine::attached("never").await;
     machine.control.takes_code(CODE);
     agent.prompts(1, 5432, 0).await;
+    person.sees("Tap your security key, or enter a code: billing-db").await;
     for left in ["2 tries left", "1 try left"] {
         person.types("000000").await;
         person.sees(left).await;
@@ -83,6 +84,7 @@ async fn in_otp_mode_the_key_is_left_alone_where_a_code_is_taken() {
     agent.prompts(1, 5432, 0).await;
     person.sees("Enter a code of your authenticator app: billing-db").await;
     assert!(agent.is_quiet().await, "the key, which taps by itself, was not asked");
+    watch.sees("Enter a code of your authenticator app: billing-db").await;
     watch.types(CODE).await;
     agent.granted(1).await;
     assert_eq!(machine.control.proofs(), ["code"]);
