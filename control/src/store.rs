@@ -4,6 +4,9 @@
 //! has grown, a login still stands) are part of the one statement that writes, so that no two requests can both be first.
 //! Another database takes this place by offering the same functions.
 
+use std::fs::{OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
@@ -23,6 +26,8 @@ pub mod taps;
 pub mod users;
 pub mod web_sessions;
 
+/// What the database's files may be read and written by.
+const OWNER_ONLY: u32 = 0o600;
 /// How long a request waits for its turn at the database before it is told that control cannot serve.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Readers at once; the pages of all policies fit the cache, so more would only wait for the processor.
@@ -61,6 +66,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`] if the file cannot be used.
     pub async fn open(file: &Path) -> Result<Self, StoreError> {
+        keep_from_others(file).map_err(sqlx::Error::Io)?;
         let options = SqliteConnectOptions::new()
             .filename(file)
             .create_if_missing(true)
@@ -145,9 +151,33 @@ fn port(value: i64) -> Result<u16, StoreError> {
     u16::try_from(value).map_err(|_| StoreError::Unreadable("port"))
 }
 
+/// Makes the file, if it is not there, for its owner alone: SQLite goes by the umask, and gives its log the file's mode.
+fn keep_from_others(file: &Path) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(OWNER_ONLY).open(file)?;
+    file.set_permissions(Permissions::from_mode(OWNER_ONLY))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn its_files_are_for_their_owner_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("control.db");
+        // As an earlier version left it.
+        std::fs::write(&file, []).unwrap();
+        std::fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+        let store = Store::open(&file).await.unwrap();
+        store.next_revision().await.unwrap();
+        let mut seen = 0;
+        for entry in std::fs::read_dir(dir.path()).unwrap() {
+            let entry = entry.unwrap();
+            assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{entry:?}");
+            seen += 1;
+        }
+        assert!(seen >= 2, "the database and its log");
+    }
 
     #[tokio::test]
     async fn a_second_opening_finds_the_same_revision() {
