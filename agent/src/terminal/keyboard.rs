@@ -3,6 +3,7 @@
 
 use std::io::{self, IsTerminal as _};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal as Continue;
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -14,6 +15,8 @@ use super::{is_input_ours, read_line};
 
 /// What was typed ahead.
 const TYPED_AHEAD: usize = 64;
+/// Between two looks whether anybody still waits for keys.
+const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 
 /// What a person typed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,7 +93,7 @@ fn read_keys(typed: &mpsc::Sender<Typed>) {
     let (mut editor, mut byte) = (LineEditor::default(), Zeroizing::new([0; 1]));
     // A byte at a time and without a buffer, which would keep what was typed.
     let stdin = io::stdin();
-    loop {
+    while waits_for_key(&stdin, typed) {
         match rustix::io::read(&stdin, &mut *byte) {
             Ok(0) => return,
             Ok(_) => {}
@@ -104,6 +107,22 @@ fn read_keys(typed: &mpsc::Sender<Typed>) {
         };
         if sent.is_err() {
             return;
+        }
+    }
+}
+
+/// Waits for a key and leaves it there. `false` once nobody waits for keys here: the next one is for whoever reads the
+/// terminal then, as the question for a code that follows a tap.
+fn waits_for_key(stdin: &io::Stdin, typed: &mpsc::Sender<Typed>) -> bool {
+    loop {
+        let ready = poll(&mut [PollFd::new(stdin, PollFlags::IN)], Some(&LOOK));
+        if typed.is_closed() {
+            return false;
+        }
+        match ready {
+            Ok(0) | Err(rustix::io::Errno::INTR) => {}
+            // Reading tells what is wrong.
+            Ok(_) | Err(_) => return true,
         }
     }
 }
