@@ -17,7 +17,7 @@
 //! | `POST /v1/browser-logins/{ceremony}/page` | none | [`BrowserClaim`](browser::BrowserClaim) | [`PageDecision`](browser::PageDecision), or 204 after 25 s |
 //! | `GET /v1/devices` | login | - | [`MfaDevices`](ceremony::MfaDevices) |
 //! | `POST /v1/devices/{ceremony}` | login | [`DeviceProof`](ceremony::DeviceProof) | [`MfaDevice`](ceremony::MfaDevice) |
-//! | `POST /v1/why` | login | [`ExecTarget`](ceremony::ExecTarget) | [`Explanation`](ceremony::Explanation) |
+//! | `POST /v1/why` | login | [`ExecTarget`] | [`Explanation`](ceremony::Explanation) |
 //! | `DELETE /v1/taps` | login | - | 204; proofs of presence and the grants that rest on them are forgotten |
 //!
 //! Every other status carries a [`Problem`]. Durations are whole seconds: clocks are never compared across machines.
