@@ -59,8 +59,9 @@ start_desktop() {
     mkdir -m 755 "$dir"
     on_host company winpr-hash -u alice -p Corp-Pass-1 -f sam >"$dir/sam"
     # Sockets of displays stand in the file system that the hosts share: each host has its own number.
-    start_on company screen root Xvfb :98 -screen 0 800x600x24 -nolisten tcp
-    start_on user screen-user root Xvfb :97 -screen 0 1024x768x24 -nolisten tcp -ac
+    # Without -noreset a screen begins anew when its last client leaves, and the next one finds nobody meanwhile.
+    start_on company screen root Xvfb :98 -screen 0 800x600x24 -nolisten tcp -noreset
+    start_on user screen-user root Xvfb :97 -screen 0 1024x768x24 -nolisten tcp -noreset -ac
     wait_until 30 "the desktop's screen" on_host company env DISPLAY=:98 xwininfo -root
     wait_until 30 "the user's screen" on_host user env DISPLAY=:97 xwininfo -root
     start_on company desktop root env HOME="$dir" DISPLAY=:98 freerdp-shadow-cli /bind-address:10.0.0.5 /port:3389 \

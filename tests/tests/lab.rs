@@ -21,6 +21,7 @@ mod lab {
     mod resilience;
     mod revocation;
     mod roles;
+    mod secrets;
     mod taps;
     mod trust;
     mod wire;
