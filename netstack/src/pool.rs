@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::ops::{Index, IndexMut};
 use std::time::{Duration, Instant};
 
-use crate::flow::{Flow, FlowId};
+use crate::flow::{Flow, FlowId, Phase};
 use crate::memory::{Ring, Vacant};
 
 /// Free slots that are always kept: 70 KB with their sockets, for which a program that connects every now and then finds
@@ -118,7 +118,11 @@ impl Pool {
         let unneeded = self.unneeded.min(self.free.len().saturating_sub(KEPT));
         let number = unneeded.div_ceil(SHARE).min(MOST_IN_A_STEP);
         let going = self.free.iter().take(number);
-        let going: Vec<u32> = going.copied().take_while(|slot| !self[*slot as usize].is_dirty).collect();
+        let is_idle = |slot: &u32| {
+            let flow = &self[*slot as usize];
+            flow.phase == Phase::Free && !flow.is_dirty
+        };
+        let going: Vec<u32> = going.copied().take_while(is_idle).collect();
         self.free.drain(..going.len());
         self.unneeded = self.free.len();
         self.step_at = (self.free.len() > KEPT).then(|| now + STEP);

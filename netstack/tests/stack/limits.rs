@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use portlatch_netstack::{Event, FlowId, ReadError, StackConfig};
+use proptest::collection::vec;
+use proptest::prelude::*;
 use smoltcp::wire::TcpControl;
 
+use crate::cases;
 use crate::lab::{Lab, PROGRAM4, SERVER4, Tcp, config};
 
 const SMALL: usize = 4_096;
@@ -148,6 +151,70 @@ fn the_slots_of_a_crowd_are_taken_apart_within_a_minute_and_made_anew() {
     lab.send(&Tcp::ack(PROGRAM4, SERVER4, 1_001, next).carrying(b"hello").bytes());
     assert_eq!(lab.read_all(stays), b"hello");
     assert_eq!(lab.stack.flow_count(), third.len() + 1);
+}
+
+/// An open flow, and where both ends stand.
+struct Alive {
+    flow: FlowId,
+    program: String,
+    sequence: u32,
+    next: u32,
+}
+
+impl Alive {
+    fn open(lab: &mut Lab, number: usize) -> Self {
+        let program = program(number);
+        let (flow, next) = lab.open(&program, SERVER4);
+        Self { flow, program, sequence: 1_001, next }
+    }
+
+    /// Its own name, there and back.
+    fn talks(&mut self, lab: &mut Lab) {
+        let name = self.program.clone().into_bytes();
+        lab.send(&Tcp::ack(&self.program, SERVER4, self.sequence, self.next).carrying(&name).bytes());
+        assert_eq!(lab.read_all(self.flow), name);
+        self.sequence += name.len() as u32;
+        assert_eq!(lab.stack.write(self.flow, &name), Ok(name.len()));
+        lab.packets();
+        self.next = self.next.wrapping_add(name.len() as u32);
+        lab.send(&Tcp::ack(&self.program, SERVER4, self.sequence, self.next).bytes());
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(16))]
+
+    #[test]
+    fn slots_that_come_and_go_leave_living_flows_alone(
+        rounds in vec((0_usize..200, 0_usize..10, 0_u64..5_000), 1..20),
+    ) {
+        let (mut lab, mut alive, mut number) = (Lab::with(roomy(1_000)), Vec::new(), 0);
+        for (opens, stays, millis) in rounds {
+            for _ in 0..opens {
+                alive.push(Alive::open(&mut lab, number));
+                number += 1;
+            }
+            let mut place = 0;
+            alive.retain(|other| {
+                place += 1;
+                let is_kept = place % 10 < stays && place < 100;
+                if !is_kept {
+                    lab.stack.reset(other.flow);
+                }
+                is_kept
+            });
+            lab.packets();
+            lab.events();
+            prop_assert_eq!(lab.stack.flow_count(), alive.len());
+            lab.pass(Duration::from_millis(millis));
+            for flow in &mut alive {
+                flow.talks(&mut lab);
+            }
+            lab.events();
+        }
+        lab.pass(Duration::from_secs(60));
+        prop_assert!(lab.stack.memory().lent() <= alive.len() + 100, "{}", lab.stack.memory().lent());
+    }
 }
 
 #[test]
