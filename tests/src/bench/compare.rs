@@ -21,6 +21,9 @@ use super::waiting::{self, waiting_rows};
 /// How long it is looked at what else runs on the machine.
 const LOOK_AROUND: Duration = Duration::from_secs(1);
 
+/// The paths that are always there.
+const PATHS: [&str; 3] = ["direct", "quic", "portlatch"];
+
 /// What is compared, and how.
 #[derive(Debug, clap::Args)]
 pub struct Comparison {
@@ -84,6 +87,26 @@ pub struct Choice {
     pub plot: Option<PathBuf>,
 }
 
+impl Choice {
+    /// Whether all of it is there: before a lab is made for it, so that a slip of the pen costs nobody a minute.
+    ///
+    /// # Errors
+    /// What is not.
+    pub fn check(&self) -> Result<()> {
+        ensure!(self.rounds > 0, "--rounds: at least one");
+        ensure!(self.seconds > 0, "--seconds: at least one");
+        if let Some(pattern) =
+            Selection::new(&self.rows).idle_pattern(catalogue().iter().map(|row| row.name.as_str()))
+        {
+            bail!("there is no row {pattern}: see --list");
+        }
+        if let Some(pattern) = Selection::new(&self.paths).idle_pattern(PATHS.into_iter()) {
+            bail!("there is no path {pattern}: {}", PATHS.join(", "));
+        }
+        Ok(())
+    }
+}
+
 /// All rows, in the table's order.
 pub fn catalogue() -> Vec<Row> {
     let mut rows: Vec<_> = LOADS.into_iter().flat_map(Load::rows).collect();
@@ -112,11 +135,8 @@ impl Comparison {
     /// If something could not be measured: figures of a path that does not work mean nothing. What could be measured is
     /// shown nevertheless.
     pub fn run(&self) -> Result<()> {
+        self.choice.check()?;
         let selection = Selection::new(&self.choice.rows);
-        let rows = catalogue();
-        if let Some(pattern) = selection.idle_pattern(rows.iter()) {
-            bail!("there is no row {pattern}: see --list");
-        }
         let field = Field {
             lab_script: self.lab_script.clone(),
             lab: self.lab.clone(),
@@ -171,10 +191,6 @@ impl Comparison {
         let chosen = Selection::new(&self.choice.paths);
         let mut ways = vec![direct, quic, portlatch];
         ways.retain(|way| chosen.has(&way.name));
-        ensure!(
-            !ways.is_empty() || !self.choice.engines.is_empty(),
-            "there is no such path: direct, quic, portlatch"
-        );
         Ok(ways)
     }
 

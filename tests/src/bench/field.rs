@@ -92,7 +92,11 @@ impl Field {
         // Root may have larger buffers, as a tunnel's socket has. Portlatch serves jerry alone.
         let user = if way.certificate.is_some() { "root" } else { "jerry" };
         let mut command = self.on("user", user);
-        command.arg(&self.program).args(["load", "--target", target]);
+        // The hosts have their /var in memory; the lab's own directory is on the disk.
+        command
+            .arg(&self.program)
+            .args(["load", "--target", target, "--scratch"])
+            .arg(self.lab.join("scratch"));
         if let Some(certificate) = &way.certificate {
             command.arg("--certificate").arg(certificate);
         }

@@ -1,6 +1,6 @@
 //! The loads of a round: what the load program is told for each, and which rows its figures are.
 
-use super::field::Way;
+use super::field::{Kind, Way};
 use super::load::Direction;
 use super::rows::{Goal, Row, Section, Unit};
 
@@ -41,6 +41,11 @@ pub enum Load {
     Dns,
     /// Connections that each need a tap, one after another.
     Taps,
+    /// Challenge, answer, grant: control by itself.
+    Ceremonies {
+        /// Users at once.
+        parallel: usize,
+    },
 }
 
 /// What the load program is told.
@@ -56,7 +61,7 @@ const UP: Direction = Direction::Up;
 const DOWN: Direction = Direction::Down;
 
 /// All of them, in the order in which they run.
-pub const LOADS: [Load; 13] = [
+pub const LOADS: [Load; 15] = [
     Load::Echo { bytes: 1 },
     Load::Echo { bytes: 1024 },
     Load::Bulk { direction: UP, flows: 1 },
@@ -70,13 +75,15 @@ pub const LOADS: [Load; 13] = [
     Load::New { parallel: 16 },
     Load::Dns,
     Load::Taps,
+    Load::Ceremonies { parallel: 1 },
+    Load::Ceremonies { parallel: 16 },
 ];
 
 /// What must not suffer from idle connections.
 pub fn beside_idle() -> impl Iterator<Item = Load> {
     LOADS.into_iter().filter(|load| match load {
         Load::Echo { .. } | Load::Bulk { .. } | Load::New { .. } => true,
-        Load::BothWays | Load::Dns | Load::Taps => false,
+        Load::BothWays | Load::Dns | Load::Taps | Load::Ceremonies { .. } => false,
     })
 }
 
@@ -124,6 +131,7 @@ impl Load {
             Self::New { parallel } => format!("new-{parallel}"),
             Self::Dns => "dns".to_owned(),
             Self::Taps => "taps".to_owned(),
+            Self::Ceremonies { parallel } => format!("ceremonies-{parallel}"),
         }
     }
 
@@ -143,6 +151,12 @@ impl Load {
                 target = format!("{host}:{}", ports_of_round(*first, round));
                 format!("taps --taps {TAPS}")
             }
+            // No path carries them: what stands beside them is the disk alone.
+            Self::Ceremonies { parallel } => match way.kind {
+                Kind::Portlatch => format!("ceremonies --parallel {parallel}"),
+                Kind::Reference if way.certificate.is_none() => format!("commits --parallel {parallel}"),
+                Kind::Reference | Kind::Engine => return None,
+            },
         };
         Some(Order { target, arguments: words.split(' ').map(str::to_owned).collect() })
     }
@@ -185,6 +199,11 @@ impl Load {
                 self.figure("-lost", "without an answer", Unit::Number, "lost"),
             ],
             Self::Taps => self.figures_of_taps(),
+            Self::Ceremonies { .. } => vec![
+                self.figure("", "", Unit::PerSecond, "per_second"),
+                self.figure("-p50", "each, p50", Unit::Millis, "p50_ms"),
+                self.figure("-p99", "each, p99", Unit::Millis, "p99_ms"),
+            ],
         }
     }
 
@@ -238,6 +257,7 @@ impl Load {
             Self::New { .. } => Section::NewConnections,
             Self::Dns => Section::Dns,
             Self::Taps => Section::Taps,
+            Self::Ceremonies { .. } => Section::Ceremonies,
         }
     }
 
@@ -248,8 +268,8 @@ impl Load {
             Self::Bulk { direction, flows: 1 } => format!("{}load, 1 flow", direction.name()),
             Self::Bulk { direction, flows } => format!("{}load, {flows} flows", direction.name()),
             Self::BothWays => format!("both ways, {BOTH_WAYS} flows each"),
-            Self::New { parallel: 1 } => "one at a time".to_owned(),
-            Self::New { parallel } => format!("{parallel} at a time"),
+            Self::New { parallel: 1 } | Self::Ceremonies { parallel: 1 } => "one at a time".to_owned(),
+            Self::New { parallel } | Self::Ceremonies { parallel } => format!("{parallel} at a time"),
             Self::Dns => "queries".to_owned(),
             Self::Taps => "taps".to_owned(),
         }

@@ -16,6 +16,8 @@ pub enum Section {
     Dns,
     /// Prompts, and what waits for them.
     Taps,
+    /// Control by itself.
+    Ceremonies,
     /// What processes hold.
     Memory,
     /// All of this with many idle connections.
@@ -32,6 +34,7 @@ impl Section {
             Self::ProcessorTime => "Processor time for 10^9 bytes",
             Self::Dns => "DNS",
             Self::Taps => "Taps",
+            Self::Ceremonies => "Ceremonies of control (direct: commits of SQLite alone)",
             Self::Memory => "Memory",
             Self::BesideIdle => "Beside 10,000 idle connections",
         }
@@ -186,10 +189,10 @@ impl Selection {
         self.0.iter().any(|pattern| matches(pattern.as_bytes(), row.as_bytes()))
     }
 
-    /// The first pattern that none of these rows matches: a slip of the pen.
-    pub fn idle_pattern<'a>(&self, rows: impl Iterator<Item = &'a Row> + Clone) -> Option<&str> {
+    /// The first pattern that none of these names matches: a slip of the pen.
+    pub fn idle_pattern<'a>(&self, names: impl Iterator<Item = &'a str> + Clone) -> Option<&str> {
         let matched =
-            |pattern: &&String| rows.clone().any(|row| matches(pattern.as_bytes(), row.name.as_bytes()));
+            |pattern: &&String| names.clone().any(|name| matches(pattern.as_bytes(), name.as_bytes()));
         self.0.iter().find(|pattern| !matched(pattern)).map(String::as_str)
     }
 }
@@ -228,8 +231,8 @@ mod tests {
 
     #[test]
     fn a_pattern_that_matches_nothing_is_found() {
-        let rows = [Row::new("new-1", Section::NewConnections, "", Unit::PerSecond)];
-        assert_eq!(Selection::new("new-*,blk").idle_pattern(rows.iter()), Some("blk"));
-        assert_eq!(Selection::new("new-*").idle_pattern(rows.iter()), None);
+        let names = ["new-1"].into_iter();
+        assert_eq!(Selection::new("new-*,blk").idle_pattern(names.clone()), Some("blk"));
+        assert_eq!(Selection::new("new-*").idle_pattern(names), None);
     }
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
-use portlatch_tests::bench::compare::{Comparison, catalogue};
+use portlatch_tests::bench::ceremonies::{ceremonies, commits};
+use portlatch_tests::bench::compare::{Choice, Comparison, catalogue};
 use portlatch_tests::bench::dns;
 use portlatch_tests::bench::hold::hold;
 use portlatch_tests::bench::load::{self, Direction};
@@ -67,11 +68,16 @@ enum Command {
         /// How long to measure
         #[arg(long, default_value_t = 3)]
         seconds: u64,
+        /// A directory on a disk, for what writes there
+        #[arg(long, default_value = "/var/tmp")]
+        scratch: PathBuf,
         #[command(subcommand)]
         load: Load,
     },
     /// All loads over all paths of a lab, in turn
     Compare(Box<Comparison>),
+    /// Whether there is all that is wanted; measures nothing
+    Check(Choice),
     /// The names of all rows
     Rows,
 }
@@ -122,6 +128,18 @@ enum Load {
         #[arg(long, default_value_t = 20)]
         taps: u16,
     },
+    /// Challenges, answers and grants of a control of its own; no server is needed
+    Ceremonies {
+        /// Users at once
+        #[arg(long, default_value_t = 1)]
+        parallel: usize,
+    },
+    /// Commits of SQLite alone; no server is needed
+    Commits {
+        /// Writers at once
+        #[arg(long, default_value_t = 1)]
+        parallel: usize,
+    },
     /// Connections that wait for taps together; taps when a line comes on standard input
     Waiting {
         /// To how many ports
@@ -143,12 +161,20 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    match Arguments::parse().command {
+    let command = Arguments::parse().command;
+    // A service has all processors.
+    let is_service = matches!(command, Command::Load { load: Load::Ceremonies { .. }, .. });
+    let mut runtime = match is_service {
+        true => tokio::runtime::Builder::new_multi_thread(),
+        false => tokio::runtime::Builder::new_current_thread(),
+    };
+    let runtime = runtime.enable_all().build()?;
+    match command {
         Command::Compare(comparison) => comparison.run(),
-        Command::Rows => {
-            catalogue().iter().try_for_each(|row| print(&format!("{:40} {}\n", row.name, row.title)))
-        }
+        Command::Check(choice) => choice.check(),
+        Command::Rows => catalogue()
+            .iter()
+            .try_for_each(|row| print(&format!("{:40} {}: {}\n", row.name, row.section.title(), row.title))),
         Command::Server { listen, ports } => runtime.block_on(async {
             let mut servers = JoinSet::new();
             for port in listen.port()..listen.port().saturating_add(ports) {
@@ -170,7 +196,7 @@ fn run() -> Result<()> {
             serve_quic(endpoint).await;
             Ok(())
         }),
-        Command::Load { target, certificate, seconds, load } => runtime.block_on(async {
+        Command::Load { target, certificate, seconds, scratch, load } => runtime.block_on(async {
             let path = match certificate {
                 None => Path::tcp(&target).await?,
                 Some(file) => {
@@ -178,12 +204,12 @@ fn run() -> Result<()> {
                     Path::quic(target.parse().context("QUIC needs ADDRESS:PORT")?, der.into()).await?
                 }
             };
-            put(&path, &load, Duration::from_secs(seconds)).await
+            put(&path, &load, Duration::from_secs(seconds), &scratch).await
         }),
     }
 }
 
-async fn put(path: &Path, load: &Load, time: Duration) -> Result<()> {
+async fn put(path: &Path, load: &Load, time: Duration, scratch: &std::path::Path) -> Result<()> {
     let span = Span { warm_up: WARM_UP, time };
     let figures = match *load {
         Load::Probe => return load::probe(path).await,
@@ -193,6 +219,8 @@ async fn put(path: &Path, load: &Load, time: Duration) -> Result<()> {
         Load::Both { flows } => load::both_ways(path, flows, span).await?,
         Load::Dns { server, ref name } => dns::ask(server, name, path.address()?.ip(), span)?,
         Load::Taps { taps } => taps::one_by_one(path.address()?, taps).await?,
+        Load::Ceremonies { parallel } => ceremonies(parallel, span, scratch).await?,
+        Load::Commits { parallel } => commits(parallel, span, scratch).await?,
         Load::Waiting { ports, connections } => {
             let waiting = async || {
                 print("all wait\n")?;
