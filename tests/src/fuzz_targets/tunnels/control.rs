@@ -196,7 +196,7 @@ impl Facts {
     }
 
     /// Control's time, in milliseconds.
-    fn now(&self, passed: u32) -> i64 {
+    pub(super) fn now(&self, passed: u32) -> i64 {
         let since = Duration::from_secs(STEP_SECONDS.unsigned_abs()) * (passed - self.heard_at);
         self.heard + i64::try_from(since.as_millis()).expect("a short story")
     }
