@@ -2,6 +2,7 @@
 //! their process group, and a test may be killed before it can drop anything.
 
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 
 /// A program that is killed when the thread that started it is gone.
 pub fn ends_with_test(program: &str) -> Command {
@@ -11,7 +12,12 @@ pub fn ends_with_test(program: &str) -> Command {
 }
 
 /// The same for a program and whatever it starts: they have a process namespace to themselves, and none outlives the first.
+/// Where the machine gives us none, the program alone is killed, and should be asked to end what it started.
 pub fn ends_with_all_it_started(program: &str) -> Command {
+    if has_namespaces() { in_namespace(program) } else { ends_with_test(program) }
+}
+
+fn in_namespace(program: &str) -> Command {
     let mut command = ends_with_test("unshare");
     if !rustix::process::geteuid().is_root() {
         command.args(["--user", "--map-current-user"]);
@@ -22,9 +28,12 @@ pub fn ends_with_all_it_started(program: &str) -> Command {
 
 /// Whether this machine lets us have process namespaces.
 pub fn has_namespaces() -> bool {
-    let mut command = ends_with_all_it_started("true");
-    command.stdin(Stdio::null()).stderr(Stdio::null());
-    command.status().is_ok_and(|status| status.success())
+    static FOUND: LazyLock<bool> = LazyLock::new(|| {
+        let mut command = in_namespace("true");
+        command.stdin(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    });
+    *FOUND
 }
 
 #[cfg(test)]
