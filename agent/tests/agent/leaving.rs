@@ -58,8 +58,7 @@ async fn logout_ends_every_prompt_whoever_waits_and_what_proved_the_login() {
 /// A change of keys needs no daemon, and its prompt ends all the same.
 #[tokio::test]
 async fn logout_ends_a_change_of_keys_without_a_daemon() {
-    let machine = Machine::logged_in().await;
-    std::fs::remove_file(machine.directory.path().join("daemon.sock")).unwrap();
+    let machine = Machine::logged_in_without_daemon().await;
     let mut person = machine.start(&["agent", "--software-key", "never"]);
     person.sees("Logged in").await;
     let mut change = machine.start(&["mfa", "recovery-codes"]);

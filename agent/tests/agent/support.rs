@@ -46,6 +46,13 @@ impl Machine {
         machine
     }
 
+    /// A machine whose user is logged in, without a daemon: nobody waits for one that is silent.
+    pub(crate) async fn logged_in_without_daemon() -> Self {
+        let machine = Self::logged_in().await;
+        std::fs::remove_file(machine.directory.path().join("daemon.sock")).unwrap();
+        machine
+    }
+
     /// A machine whose user is logged in, and whose agent is attached.
     pub(crate) async fn attached(mode: &str) -> (Self, Person, Agent) {
         let machine = Self::logged_in().await;

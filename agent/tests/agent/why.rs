@@ -35,7 +35,7 @@ async fn an_open_port_is_told_with_its_rule_and_how_to_connect() {
 
 #[tokio::test]
 async fn a_refused_port_is_told_with_its_rule_and_ends_with_three() {
-    let machine = Machine::logged_in().await;
+    let machine = Machine::logged_in_without_daemon().await;
     let why = machine.run(&["why", "billing-db:403"]).await;
     assert_eq!((why.status.code(), text(&why.stderr).contains("portlatch:")), (Some(3), false));
     let told = text(&why.stdout);
@@ -87,7 +87,7 @@ async fn programs_read_of_the_grant_and_the_last_refusal() {
 
 #[tokio::test]
 async fn a_host_that_is_nobody_s_is_refused_and_said_to_be() {
-    let machine = Machine::logged_in().await;
+    let machine = Machine::logged_in_without_daemon().await;
     let why = machine.run(&["why", "payroll.corp.internal:22", "--json"]).await;
     assert_eq!(why.status.code(), Some(3));
     let why: Value = serde_json::from_slice(&why.stdout).unwrap();
@@ -100,7 +100,7 @@ async fn a_host_that_is_nobody_s_is_refused_and_said_to_be() {
 
 #[tokio::test]
 async fn a_port_must_be_named_where_there_are_several_and_be_one() {
-    let machine = Machine::logged_in().await;
+    let machine = Machine::logged_in_without_daemon().await;
     let several = machine.run(&["why", HOST]).await;
     assert_eq!(several.status.code(), Some(1));
     assert!(complaint(&several).contains("(1-65535): name one, as in billing-db.corp.internal:PORT"));

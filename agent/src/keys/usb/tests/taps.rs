@@ -185,6 +185,16 @@ async fn a_key_that_may_not_be_opened_is_explained() {
     assert_eq!(error, KeyError::NoAccess("no access: your seat is not active".to_owned()));
 }
 
+#[test]
+fn what_is_plugged_in_is_listed_with_what_keeps_it_from_use() {
+    let (open, locked) = (Plugged::new(Settings::default()), Plugged::new(Settings::default()));
+    let scene = Scene::with([&open, &locked]);
+    scene.desk.locked.lock().unwrap().insert(1);
+    let listed = scene.usb.plugged_in().unwrap();
+    let troubles: Vec<_> = listed.iter().map(|key| (key.device.as_str(), key.trouble.as_deref())).collect();
+    assert_eq!(troubles, [("key0", None), ("key1", Some("no access: your seat is not active"))]);
+}
+
 // D: another program using the key at the same time
 #[tokio::test]
 async fn a_key_that_another_program_uses_is_waited_for() {
