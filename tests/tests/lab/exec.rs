@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use portlatch_tests::lab::program::Program;
 use portlatch_tests::lab::{Account::Jerry, Host, Lab, LabOptions, PATIENCE, Taps, start, wait_for};
@@ -48,6 +48,21 @@ fn sessions(lab: &Lab) -> Vec<Value> {
     lab.audit().into_iter().filter(|record| record["event"] == "session.start").collect()
 }
 
+/// What the first exec leaves: a summary and a file of each, for their owner alone.
+fn assert_kept_for_owner(logs: &Path) {
+    assert_eq!(fs::metadata(logs).unwrap().permissions().mode() & 0o777, 0o700);
+    let summary: Value =
+        serde_json::from_str(&fs::read_to_string(logs.join("summary.json")).unwrap()).unwrap();
+    assert_eq!((&summary["total"], &summary["succeeded"]), (&2.into(), &2.into()), "{summary}");
+    for (result, name) in summary["results"].as_array().unwrap().iter().zip(["archive-db", "billing-db"]) {
+        assert_eq!(result["name"], name);
+        assert_eq!(result["status"], "succeeded");
+        let log = logs.join(format!("{name}.log"));
+        assert_eq!(fs::read_to_string(&log).unwrap(), format!("{name} has 3 at 5432\n"));
+        assert_eq!(fs::metadata(&log).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}
+
 #[test]
 fn one_tap_runs_psql_on_each_database_and_ssh_on_each_node() {
     let Some(lab) = start(LabOptions { taps: Taps::Enter, ..LabOptions::default() }) else { return };
@@ -65,18 +80,7 @@ fn one_tap_runs_psql_on_each_database_and_ssh_on_each_node() {
     let outcome = run.finish(PATIENCE).expect_success();
     assert_eq!(outcome.stdout.lines().last(), Some("Summary: 2 of 2 succeeded."), "{outcome}");
     assert_eq!(lab.count("mfa.challenge"), challenges + 1, "one tap for both");
-    let logs = directory(&lab, "logs");
-    assert_eq!(fs::metadata(&logs).unwrap().permissions().mode() & 0o777, 0o700);
-    let summary: Value =
-        serde_json::from_str(&fs::read_to_string(logs.join("summary.json")).unwrap()).unwrap();
-    assert_eq!((&summary["total"], &summary["succeeded"]), (&2.into(), &2.into()), "{summary}");
-    for (result, name) in summary["results"].as_array().unwrap().iter().zip(["archive-db", "billing-db"]) {
-        assert_eq!(result["name"], name);
-        assert_eq!(result["status"], "succeeded");
-        let log = logs.join(format!("{name}.log"));
-        assert_eq!(fs::read_to_string(&log).unwrap(), format!("{name} has 3 at 5432\n"));
-        assert_eq!(fs::metadata(&log).unwrap().permissions().mode() & 0o777, 0o600);
-    }
+    assert_kept_for_owner(&directory(&lab, "logs"));
     let reached: Vec<Value> = sessions(&lab).iter().map(|record| record["resource"].clone()).collect();
     assert!(reached.contains(&"db/archive-db".into()) && reached.contains(&"db/billing-db".into()));
     assert_eq!(reached.len(), 2, "{reached:?}");
