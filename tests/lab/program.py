@@ -88,7 +88,7 @@ def try_connect(host, port, times="1"):
             connection.connect(address)
         except OSError as error:
             result = name_of(error)
-        seen.append({"result": result})
+        seen.append({"result": result, "ms": millis(begin)})
         connection.close()
     say(json.dumps(seen))
 
