@@ -67,7 +67,7 @@ pub(crate) fn line(last: Link, time: TimeOfDay, cluster: &Hostname, event: &Even
 }
 
 /// RFC 3339 in UTC with milliseconds.
-fn timestamp(time: TimeOfDay) -> String {
+pub(crate) fn timestamp(time: TimeOfDay) -> String {
     const FORM: &[time::format_description::BorrowedFormatItem<'_>] =
         format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
     let moment = OffsetDateTime::from_unix_timestamp_nanos(i128::from(time.0) * 1_000_000);
@@ -122,9 +122,12 @@ fn parse_head(bytes: &[u8]) -> Option<Link> {
     is_canonical.then_some(Link { seq: seq.parse().ok()?, hash: LineHash(hash) })
 }
 
-/// What a source's key signs: that the chain of `source` had the line with this SHA-256 as its record `seq`.
-pub fn head_message(cluster: &Hostname, source: &str, seq: u64, line_hash: &[u8; 32]) -> Vec<u8> {
-    format!("portlatch audit head\0{cluster}\0{source}\0{seq}\0{}", hex::encode(line_hash)).into_bytes()
+/// What a source's key signs: that the chain of `source` had the line with this SHA-256 as its record `seq` at `time`, as
+/// records write it.
+pub fn head_message(cluster: &Hostname, source: &str, seq: u64, line_hash: &[u8; 32], time: &str) -> Vec<u8> {
+    // The time stands last: what stands before it cannot have a NUL, so that no two messages are the same text.
+    let hash = hex::encode(line_hash);
+    format!("portlatch audit head 2\0{cluster}\0{source}\0{seq}\0{hash}\0{time}").into_bytes()
 }
 
 #[cfg(test)]

@@ -238,7 +238,9 @@ impl Spool {
         if last_kind == Some(EventKind::ChainHead) {
             return Ok(());
         }
-        let message = chain::head_message(&self.config.cluster, &self.config.source, last.seq, &last.hash.0);
+        // The record is written with this time, so that whoever verifies finds in it what was signed.
+        let (SpoolConfig { cluster, source, .. }, time) = (&self.config, chain::timestamp(now));
+        let message = chain::head_message(cluster, source, last.seq, &last.hash.0, &time);
         let event = Event {
             detail: Some(format!("{} {}", last.seq, last.hash.to_hex())),
             signature: Some(hex::encode(signer(&message))),

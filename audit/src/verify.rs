@@ -46,7 +46,7 @@ pub struct SourceReport {
 pub struct SignedHead {
     /// The number of the last record that it covers.
     pub covers: u64,
-    /// When it was signed: RFC 3339 with milliseconds.
+    /// When it was signed, as its signature says: RFC 3339 with milliseconds.
     pub time: String,
 }
 
@@ -289,7 +289,7 @@ impl Heads<'_> {
         if named.hash.to_hex() != hash {
             return None;
         }
-        let message = chain::head_message(&record.cluster, self.source, seq, &named.hash.0);
+        let message = chain::head_message(&record.cluster, self.source, seq, &named.hash.0, &record.time);
         Some((seq, message, hex::decode(record.signature.as_deref()?).ok()?))
     }
 }

@@ -191,7 +191,8 @@ fn a_head_is_signed_once_for_each_state_of_the_chain() {
     spool.sign_head(&signer, NOW).unwrap();
     drop(spool);
     assert_eq!(words(directory.path(), "chain.head"), 1);
-    let message = chain::head_message(&"c.example".parse().unwrap(), "control", last.seq, &last.hash.0);
+    let (cluster, time) = ("c.example".parse().unwrap(), chain::timestamp(NOW));
+    let message = chain::head_message(&cluster, "control", last.seq, &last.hash.0, &time);
     let signature = LineHash::of(&message).to_hex();
     assert_eq!(words(directory.path(), &format!("\"signature\":\"{signature}\"")), 1);
 }
@@ -227,6 +228,46 @@ fn a_chain_that_was_written_anew_has_no_signature_of_its_own() {
     assert!(verify(forged.path()).is_ok(), "the chain alone is whole");
     let error = verify_signed(forged.path(), &check).unwrap_err();
     assert!(matches!(error, VerifyError::BadSignature { line: 4, .. }), "{error}");
+}
+
+#[test]
+fn a_signed_head_that_was_written_anew_with_another_time_does_not_hold() {
+    let honest = tempfile::tempdir().unwrap();
+    let signer = |message: &[u8]| LineHash::of(message).0.to_vec();
+    let check = |_: &str, message: &[u8], signature: &[u8]| match LineHash::of(message).0 == signature {
+        true => Signature::Good,
+        false => Signature::Bad,
+    };
+    let spool = Spool::open(config(honest.path(), "control"), NOW).unwrap();
+    spool.append(&Event::new(EventKind::Grant), NOW).unwrap();
+    let last = spool.shared.lock().last;
+    let (signature, time) = (std::cell::Cell::new(None), TimeOfDay(NOW.0 + 60_000));
+    let kept = |message: &[u8]| {
+        let signed = signer(message);
+        signature.set(Some(hex::encode(&signed)));
+        signed
+    };
+    spool.sign_head(&kept, time).unwrap();
+    let signed = verify_signed(honest.path(), &check).unwrap().sources.remove(0).signed.unwrap();
+    assert_eq!((signed.covers, signed.time), (2, chain::timestamp(time)));
+    // The same records once more, with the signature and a time of the forger's choice.
+    let head = Event {
+        detail: Some(format!("{} {}", last.seq, last.hash.to_hex())),
+        signature: signature.take(),
+        ..Event::new(EventKind::ChainHead)
+    };
+    for (claimed, holds) in [(time, true), (TimeOfDay(time.0 + 3_600_000), false)] {
+        let again = tempfile::tempdir().unwrap();
+        let spool = Spool::open(config(again.path(), "control"), NOW).unwrap();
+        spool.append(&Event::new(EventKind::Grant), NOW).unwrap();
+        spool.append(&head, claimed).unwrap();
+        assert!(verify(again.path()).is_ok(), "the chain alone is whole");
+        let verified = verify_signed(again.path(), &check);
+        match holds {
+            true => assert!(verified.unwrap().sources[0].signed.is_some()),
+            false => assert!(matches!(verified, Err(VerifyError::BadSignature { line: 3, .. }))),
+        }
+    }
 }
 
 #[test]

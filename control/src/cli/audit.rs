@@ -67,6 +67,7 @@ pub(super) fn verify(dir: &Path, streams: &mut Streams<'_>) -> Result<(), CliErr
         )?;
         match &source.signed {
             Some(SignedHead { covers, time }) => {
+                let time = show::printable(time);
                 writeln!(streams.out, "{name}: signed up to record {covers}, at {time}")?;
             }
             None => writeln!(streams.out, "{name}: no signature was checked")?,
