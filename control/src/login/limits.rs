@@ -84,8 +84,11 @@ impl Default for NameLimit {
 impl NameLimit {
     /// Takes one attempt from this address; `false` if none is left.
     pub(crate) fn take(&self, user: &UserName, address: IpAddr, now: BootTime) -> bool {
-        // What is refused there takes nothing from the others.
-        self.there.take(&(user.clone(), network_of(address)), now) && self.everywhere.take(user, now)
+        // What is refused there takes nothing from the others. And what is refused everywhere takes no room there, in a table
+        // that all users share: whoever guesses from many networks would fill it.
+        self.everywhere.has_left(user, now)
+            && self.there.take(&(user.clone(), network_of(address)), now)
+            && self.everywhere.take(user, now)
     }
 
     /// Gives an attempt back, because it was no guess.
@@ -237,6 +240,15 @@ mod tests {
         assert_eq!(all, 50, "sixty in all, however many networks take part");
         assert!(!limit.take(&user, network(200), at(100)));
         assert!(limit.take(&user, network(200), at(102)));
+    }
+
+    #[test]
+    fn guesses_at_one_user_from_many_networks_keep_no_other_user_out() {
+        let (limit, user) = (NameLimit::default(), "jerry".parse().unwrap());
+        let network = |number: u128| IpAddr::V6(((0x2001_0db8 << 96) | (number << 64)).into());
+        let guessed = (0..20_000).filter(|number| limit.take(&user, network(*number), at(100))).count();
+        assert_eq!(guessed, 60);
+        assert!(limit.take(&"elaine".parse().unwrap(), network(30_000), at(100)));
     }
 
     #[test]
