@@ -72,17 +72,21 @@ impl World {
         let Some(placed) = self.resources.get(resource) else {
             return Err(format!("there is no {resource}"));
         };
-        steps.push(described(placed));
+        let document = &placed.document;
+        let ports = match reader {
+            Reader::Administrator => document.ports.ranges().to_vec(),
+            Reader::User => evaluate::open_ports(document, &roles).into_ranges(),
+        };
+        steps.push(described(placed, &ports));
         if let Decision::Refused { rule, .. } = &decision
-            && (placed.host.is_none() || !has_port(placed.document.ports.ranges(), port))
+            && (placed.host.is_none() || !has_port(document.ports.ranges(), port))
         {
             return Err(rule.clone());
         }
-        tell_roles(&roles, &placed.document, port, steps)?;
+        tell_roles(&roles, document, port, steps)?;
         match decision {
             Decision::Refused { rule, .. } => Err(rule),
             Decision::Allowed(terms) => {
-                let document = &placed.document;
                 let granting: Vec<&RoleDocument> =
                     roles.iter().copied().filter(|role| evaluate::grants(role, document, port)).collect();
                 self.tell_proof(&granting, document, &terms, steps);
@@ -194,7 +198,8 @@ fn tell_terms(granting: &[&RoleDocument], terms: &Terms, steps: &mut Vec<String>
     }
 }
 
-fn described(placed: &Placed) -> String {
+/// The resource, with those of its ports that the reader may know of.
+fn described(placed: &Placed, ports: &[PortRange]) -> String {
     let document = &placed.document;
     let host = placed.host.as_ref().map_or("without a host name".to_owned(), |host| format!("at {host}"));
     let labels: Vec<String> =
@@ -203,7 +208,7 @@ fn described(placed: &Placed) -> String {
         true => "no labels".to_owned(),
         false => format!("the labels {}", labels.join(", ")),
     };
-    format!("{} is {host}, port {}, with {labels}", document.id, ports_text(document.ports.ranges()))
+    format!("{} is {host}, port {}, with {labels}", document.id, ports_text(ports))
 }
 
 fn rule_text(rule: &Rule, kind: ResourceKind) -> String {

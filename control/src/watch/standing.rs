@@ -100,7 +100,8 @@ impl Standing {
         self.lock(Concerned { user, device: Some(device), login: Some(login), resource: None }, now)
     }
 
-    fn lock(&self, concerned: Concerned<'_>, now: TimeOfDay) -> Option<Option<String>> {
+    /// The lock that stands against any of those concerned: `Some`, with its message if it has one.
+    pub fn lock(&self, concerned: Concerned<'_>, now: TimeOfDay) -> Option<Option<String>> {
         let lock = self.world.lock_against(concerned, now)?;
         Some(Some(lock.message.clone()).filter(|message| !message.is_empty()))
     }
@@ -143,17 +144,21 @@ impl Standing {
 
     /// The proxies that serve now and may dial a resource.
     pub fn proxies_of(&self, resource: &ResourceId) -> Vec<String> {
-        let dialling = self.proxies.values().filter(|proxy| self.world.may_dial(resource, &proxy.labels));
+        let dialling = self.unlocked_proxies().filter(|proxy| self.world.may_dial(resource, &proxy.labels));
         dialling.map(|proxy| proxy.address.name.to_string()).collect()
+    }
+
+    /// A locked proxy serves nobody.
+    fn unlocked_proxies(&self) -> impl Iterator<Item = &ServingProxy> {
+        let is_locked = |name: &ProxyName| {
+            self.locks.iter().any(|lock| matches!(&lock.target, LockTarget::Proxy(locked) if locked == name))
+        };
+        self.proxies.values().filter(move |proxy| !is_locked(&proxy.address.name))
     }
 
     /// What a user may reach, and by which proxies.
     pub fn catalogue(&self, user: &UserName, control: &Hostname) -> Catalogue {
-        let is_locked = |name: &ProxyName| {
-            self.locks.iter().any(|lock| matches!(&lock.target, LockTarget::Proxy(locked) if locked == name))
-        };
-        let serving: Vec<&ServingProxy> =
-            self.proxies.values().filter(|proxy| !is_locked(&proxy.address.name)).collect();
+        let serving: Vec<&ServingProxy> = self.unlocked_proxies().collect();
         let live: Vec<LiveProxy> = serving
             .iter()
             .map(|proxy| LiveProxy { name: proxy.address.name.clone(), labels: proxy.labels.clone() })

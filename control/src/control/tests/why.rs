@@ -4,8 +4,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use portlatch_protocol::api::ceremony::{ExecTarget, Explanation};
+use portlatch_protocol::resource::ProxyAddress;
 
 use super::scene::{Person, Scene};
+use crate::documents::labels::Labels;
 use crate::grants::Asker;
 
 async fn why(scene: &Scene, person: &Person, resource: &str, port: u16) -> Explanation {
@@ -25,7 +27,7 @@ async fn a_user_is_told_which_role_opens_a_port_and_what_a_tap_is_worth() {
         [
             "jerry has the roles tap, brief, open",
             "no lock stands against it",
-            "db/billing is at billing.corp.internal, port 5432, 5433, with the labels mfa=tap",
+            "db/billing is at billing.corp.internal, port 5432-5433, with the labels mfa=tap",
             "no role denies it",
             "role tap allows it: db_labels mfa=tap",
             "role brief does not allow it: it has no db_labels",
@@ -58,6 +60,39 @@ async fn a_user_learns_nothing_of_what_no_role_opens() {
     let does_not = story(why(&scene, &person, "app/nothing", 80).await, "app/nothing");
     assert_eq!(exists, does_not);
     assert_eq!(exists.last().unwrap(), "refused: no role of yours allows port 80 of X: ask an administrator");
+}
+
+#[tokio::test]
+async fn a_user_learns_of_no_port_beside_those_that_roles_open() {
+    let scene = Scene::new().await;
+    let role =
+        "kind: role\nmetadata: {name: tap}\nspec: {allow: {db_labels: {mfa: tap}, ports: [{port: 5432}]}}";
+    scene.apply(role).await;
+    let person = scene.person("jerry").await;
+    let told = why(&scene, &person, "db/billing", 5432).await;
+    assert!(told.is_allowed);
+    let steps = told.steps.join("\n");
+    assert!(steps.contains("billing.corp.internal, port 5432, with") && !steps.contains("5433"), "{steps}");
+    let (user, resource) = ("jerry".parse().unwrap(), "db/billing".parse().unwrap());
+    let told = scene.control.why_of(&user, &resource, 5432).await.unwrap().steps.join("\n");
+    assert!(told.contains("port 5432, 5433, with"), "{told}");
+}
+
+#[tokio::test]
+async fn an_administrator_is_told_of_no_proxy_that_is_locked() {
+    let scene = Scene::new().await;
+    scene.person("jerry").await;
+    let address =
+        ProxyAddress { name: "main".parse().unwrap(), host: "main.example.com".to_owned(), port: 443 };
+    scene.control.register_proxy(address.clone(), Labels::new()).await.unwrap();
+    let (user, resource) = ("jerry".parse().unwrap(), "db/vault".parse().unwrap());
+    let told = async || scene.control.why_of(&user, &resource, 5432).await.unwrap().steps.join("\n");
+    let serving = told().await;
+    assert!(serving.contains("it is dialled by main"), "{serving}");
+    let lock = crate::admin::LockedBy::Proxy(address.name);
+    scene.control.lock(lock, None, None, "root").await.unwrap();
+    let locked = told().await;
+    assert!(locked.contains("no proxy that may dial it serves now"), "{locked}");
 }
 
 #[tokio::test]
