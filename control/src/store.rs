@@ -96,6 +96,15 @@ impl Store {
         sqlx::query(sqlx::AssertSqlSafe(pragma)).execute(&self.writer).await.expect("the pragma is known");
     }
 
+    /// Refuses whatever is to be written anew into this table.
+    #[cfg(test)]
+    pub(crate) async fn refuse_inserts(&self, table: &str) {
+        let trigger = format!(
+            "CREATE TEMP TRIGGER refused BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'refused'); END"
+        );
+        sqlx::query(sqlx::AssertSqlSafe(trigger)).execute(&self.writer).await.expect("the table is there");
+    }
+
     /// The number of the newest change that a catalogue could show.
     ///
     /// # Errors

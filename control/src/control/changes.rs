@@ -9,6 +9,7 @@ use portlatch_protocol::names::{ProxyName, RoleName, UserName};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use self::plan::{Change, Key, Plan, change_event, key};
 use super::{Control, read_documents};
 use crate::admin::{IssuedToken, LockedBy, SourceFile};
 use crate::api::problem::Denial;
@@ -22,12 +23,14 @@ use crate::store::documents::StoredDocument;
 use portlatch_clock::TimeOfDay;
 use portlatch_protocol::watch::LockTarget;
 
+mod plan;
+
 /// How long an enrolment token serves: the user comes to it on the next working day.
 const ENROLMENT_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// How long a join token serves: whoever makes it is at the new machine.
 const JOIN_LIFETIME: Duration = Duration::from_secs(30 * 60);
 
-/// Why a change was not made. Nothing was changed.
+/// Why a change was not made. Nothing was changed, unless it says so.
 #[derive(Debug, thiserror::Error)]
 pub enum ChangeError {
     /// The documents have faults, or contradict each other.
@@ -39,6 +42,9 @@ pub enum ChangeError {
     /// What is not on the record does not happen.
     #[error("the audit cannot be written, so nothing was changed: is the disk full?")]
     NotRecorded(#[from] AuditFailed),
+    /// A new user's token could not be kept. The user stays.
+    #[error("the user {0} was made, but no token: `users reset {0}` makes one")]
+    NoToken(UserName),
 }
 
 impl ChangeError {
@@ -47,7 +53,7 @@ impl ChangeError {
         match self {
             Self::Faults(faults) => faults,
             Self::Unavailable(denial) => vec![denial.to_string()],
-            Self::NotRecorded(_) => vec![self.to_string()],
+            Self::NotRecorded(_) | Self::NoToken(_) => vec![self.to_string()],
         }
     }
 
@@ -69,13 +75,6 @@ pub struct Changed {
     pub lines: Vec<String>,
     /// What has no effect.
     pub warnings: Vec<String>,
-}
-
-/// A document's name within all kinds.
-type Key = (DocumentKind, String);
-
-fn key(document: &Document) -> Key {
-    (document.kind(), document.name().to_owned())
 }
 
 impl Control {
@@ -109,7 +108,7 @@ impl Control {
         let (rest, warnings) = aside(move || check_set(&rest, &context).map(|it| (rest, it))).await??;
         let removed = [(kind.to_string(), name.to_owned())];
         let events = self.record(vec![change_event(kind, name, Change::Delete)], actor).await?;
-        self.done_or_noted(self.put_in_force(rest, &[], &removed).await, events).await?;
+        self.done_or_noted(self.put_in_force(rest, &[], &removed).await, &events).await?;
         Ok(Changed {
             lines: vec![format!("{kind}/{name} deleted")],
             warnings: warnings.iter().map(ToString::to_string).collect(),
@@ -136,7 +135,8 @@ impl Control {
     /// Makes a user and an enrolment token.
     ///
     /// # Errors
-    /// [`ChangeError`] if there is such a user, or a role is missing.
+    /// [`ChangeError`] if there is such a user, or a role is missing; [`ChangeError::NoToken`] if only the token could not be
+    /// made.
     pub async fn add_user(
         &self,
         name: &UserName,
@@ -148,8 +148,10 @@ impl Control {
             let advice = format!("there is a user {name} already: `users reset {name}` makes a new token");
             return Err(ChangeError::fault(advice));
         }
-        self.put(vec![Document::User(UserDocument::new(name.clone(), roles))], actor).await?;
-        self.new_enrolment(name, actor).await
+        let user = Document::User(UserDocument::new(name.clone(), roles));
+        // All of it is on the record before any of it is done: no user is made whose token cannot be recorded.
+        let (_, token) = self.put_recording(vec![user], vec![token_event(name)], actor).await?;
+        self.new_enrolment(name, &token).await.map_err(|_| ChangeError::NoToken(name.clone()))
     }
 
     /// Forgets a user's password and keys, ends the logins, and makes a new enrolment token.
@@ -162,15 +164,14 @@ impl Control {
             return Err(ChangeError::fault(format!("there is no user {name}")));
         }
         let event = Event { user: Some(name.clone()), ..Event::new(EventKind::UserReset) };
-        self.record(vec![event], actor).await?;
-        self.new_enrolment(name, actor).await
+        let events = self.record(vec![event, token_event(name)], actor).await?;
+        self.new_enrolment(name, &events).await
     }
 
-    async fn new_enrolment(&self, name: &UserName, actor: &str) -> Result<IssuedToken, ChangeError> {
+    /// Makes what stands on the record in these events.
+    async fn new_enrolment(&self, name: &UserName, events: &[Event]) -> Result<IssuedToken, ChangeError> {
         let now = self.clock.time_of_day();
         let (token, expires) = (random_token(), now.after(ENROLMENT_LIFETIME));
-        let event = Event { user: Some(name.clone()), ..Event::new(EventKind::TokenCreate) };
-        let events = self.record(vec![event], actor).await?;
         let reset = self.store.reset_user(name, &token_hash(&token), expires, now).await;
         self.done_or_noted(reset.map_err(|error| Denial::from(error).into()), events).await?;
         self.note_ended(self.ceremonies.forget_user(name), "reset").await;
@@ -189,7 +190,7 @@ impl Control {
         let event = Event { proxy: Some(proxy.clone()), ..Event::new(EventKind::TokenCreate) };
         let events = self.record(vec![event], actor).await?;
         let added = self.store.add_join_token(&token_hash(&token), proxy, expires).await;
-        self.done_or_noted(added.map_err(|error| Denial::from(error).into()), events).await?;
+        self.done_or_noted(added.map_err(|error| Denial::from(error).into()), &events).await?;
         Ok(IssuedToken { name: proxy.to_string(), token, link: None, expires: rfc3339(expires) })
     }
 
@@ -221,14 +222,25 @@ impl Control {
 
     /// Puts new and changed documents beside those in force. In a turn.
     async fn put(&self, new: Vec<Document>, actor: &str) -> Result<Changed, ChangeError> {
+        Ok(self.put_recording(new, Vec::new(), actor).await?.0)
+    }
+
+    /// The same, with what the caller does after it on the record beforehand; gives these records back.
+    async fn put_recording(
+        &self,
+        new: Vec<Document>,
+        next: Vec<Event>,
+        actor: &str,
+    ) -> Result<(Changed, Vec<Event>), ChangeError> {
         let (documents, context) = (self.read_all().await?, self.parse_context());
         let Plan { all, stored, lines, events, warnings } =
             aside(move || Plan::new(documents, new, &context)).await??;
-        let events = self.record(events, actor).await?;
+        let own = events.len();
+        let mut events = self.record(events.into_iter().chain(next).collect(), actor).await?;
         if !stored.is_empty() {
-            self.done_or_noted(self.put_in_force(all, &stored, &[]).await, events).await?;
+            self.done_or_noted(self.put_in_force(all, &stored, &[]).await, &events).await?;
         }
-        Ok(Changed { lines, warnings })
+        Ok((Changed { lines, warnings }, events.split_off(own)))
     }
 
     async fn put_in_force(
@@ -273,10 +285,13 @@ impl Control {
     async fn record(&self, events: Vec<Event>, actor: &str) -> Result<Vec<Event>, AuditFailed> {
         let by = |event| Event { actor: Some(actor.to_owned()), ..event };
         let events: Vec<Event> = events.into_iter().map(by).collect();
-        for event in &events {
-            match event.kind == EventKind::Lock {
-                true => self.audit.note(event.clone()).await,
-                false => self.audit.write(event.clone()).await?,
+        for (written, event) in events.iter().enumerate() {
+            if event.kind == EventKind::Lock {
+                self.audit.note(event.clone()).await;
+            } else if let Err(error) = self.audit.write(event.clone()).await {
+                // Those before it stand, and nothing of it is going to happen.
+                self.note_not_done(&events[..written]).await;
+                return Err(error);
             }
         }
         Ok(events)
@@ -286,14 +301,18 @@ impl Control {
     async fn done_or_noted(
         &self,
         done: Result<(), ChangeError>,
-        events: Vec<Event>,
+        events: &[Event],
     ) -> Result<(), ChangeError> {
         if done.is_err() {
-            for event in events {
-                self.audit.note(Event { reason: Some("not_done".to_owned()), ..event }).await;
-            }
+            self.note_not_done(events).await;
         }
         done
+    }
+
+    async fn note_not_done(&self, events: &[Event]) {
+        for event in events {
+            self.audit.note(Event { reason: Some("not_done".to_owned()), ..event.clone() }).await;
+        }
     }
 }
 
@@ -305,94 +324,9 @@ async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
     })
 }
 
-/// What putting documents beside those in force comes to.
-struct Plan {
-    all: Vec<Document>,
-    stored: Vec<StoredDocument>,
-    lines: Vec<String>,
-    events: Vec<Event>,
-    warnings: Vec<String>,
-}
-
-impl Plan {
-    fn new(
-        mut documents: BTreeMap<Key, Document>,
-        new: Vec<Document>,
-        context: &ParseContext,
-    ) -> Result<Self, Vec<Fault>> {
-        let (mut to_store, mut lines, mut events) = (Vec::new(), Vec::new(), Vec::new());
-        for document in &new {
-            let change = match documents.get(&key(document)) {
-                None => Some(Change::Create),
-                Some(old) if old.to_json() == document.to_json() => None,
-                Some(_) => Some(Change::Update),
-            };
-            lines.push(format!("{document} {}", change.map_or("unchanged", Change::word)));
-            if let Some(change) = change {
-                to_store.push(stored(document));
-                events.push(change_event(document.kind(), document.name(), change));
-            }
-        }
-        // What is written twice stays twice, for the check to find.
-        new.iter().for_each(|document| drop(documents.remove(&key(document))));
-        let all: Vec<Document> = documents.into_values().chain(new).collect();
-        // What was in force already was warned of when it came.
-        let warnings = check_set(&all, context)?;
-        let warnings =
-            warnings.iter().filter(|warning| warning.place.is_some()).map(ToString::to_string).collect();
-        Ok(Self { all, stored: to_store, lines, events, warnings })
-    }
-}
-
-/// What happened to a document.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Change {
-    Create,
-    Update,
-    Delete,
-}
-
-impl Change {
-    const fn word(self) -> &'static str {
-        match self {
-            Self::Create => "created",
-            Self::Update => "updated",
-            Self::Delete => "deleted",
-        }
-    }
-}
-
-fn change_event(kind: DocumentKind, name: &str, change: Change) -> Event {
-    use Change::{Create, Delete, Update};
-    let event = match (kind, change) {
-        (DocumentKind::Resource(_), Create) => EventKind::ResourceCreate,
-        (DocumentKind::Resource(_), Update) => EventKind::ResourceUpdate,
-        (DocumentKind::Resource(_), Delete) => EventKind::ResourceDelete,
-        (DocumentKind::Role, Create) => EventKind::RoleCreate,
-        (DocumentKind::Role, Update) => EventKind::RoleUpdate,
-        (DocumentKind::Role, Delete) => EventKind::RoleDelete,
-        (DocumentKind::User, Create) => EventKind::UserCreate,
-        (DocumentKind::User, Update) => EventKind::UserUpdate,
-        (DocumentKind::User, Delete) => EventKind::UserDelete,
-        (DocumentKind::Lock, Create | Update) => EventKind::Lock,
-        (DocumentKind::Lock, Delete) => EventKind::Unlock,
-        (DocumentKind::ClusterAuthPreference, Create | Update | Delete) => EventKind::PreferenceUpdate,
-        (DocumentKind::VnetConfig, Create | Update | Delete) => EventKind::ZoneUpdate,
-    };
-    Event {
-        detail: Some(format!("{kind}/{name}")),
-        resource: format!("{kind}/{name}").parse().ok(),
-        user: (kind == DocumentKind::User).then(|| name.parse().ok()).flatten(),
-        ..Event::new(event)
-    }
-}
-
-fn stored(document: &Document) -> StoredDocument {
-    StoredDocument {
-        kind: document.kind().to_string(),
-        name: document.name().to_owned(),
-        json: document.to_json().to_string(),
-    }
+/// An enrolment token for a user.
+fn token_event(user: &UserName) -> Event {
+    Event { user: Some(user.clone()), ..Event::new(EventKind::TokenCreate) }
 }
 
 /// 128 bits in hexadecimal: no character that a shell or a command line would take for something else.

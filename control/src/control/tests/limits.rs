@@ -72,18 +72,46 @@ async fn questions_beyond_the_limit_are_refused_and_a_few_of_them_recorded() {
 
 /// The scene, with an audit that is full.
 fn fill_audit(scene: &mut Scene) {
+    let (now, spool) = (scene.clock.time_of_day(), small_spool(scene, 600));
+    while spool.append(&Event::new(EventKind::Grant), now).is_ok() {}
+    write_into(scene, spool);
+}
+
+/// The scene, with an audit that has room for this many bytes.
+fn leave_room(scene: &mut Scene, bytes: usize) {
+    drop(small_spool(scene, u64::MAX));
+    // Each opening is a record of the same length.
+    let opened = length(&scene.audit("audit.open").pop().unwrap());
+    let spool = small_spool(scene, u64::try_from(2 * opened + bytes).unwrap());
+    write_into(scene, spool);
+}
+
+fn small_spool(scene: &Scene, max_bytes: u64) -> Spool {
     let config = SpoolConfig {
-        directory: scene.dir.path().join("full"),
-        source: "full".to_owned(),
+        directory: scene.dir.path().join(AUDIT_FOLDER),
+        source: "small".to_owned(),
         cluster: scene.control.cluster().clone(),
         durability: Durability::Os,
-        max_bytes: 600,
+        max_bytes,
     };
-    let spool = Spool::open(config, scene.clock.time_of_day()).unwrap();
-    let now = scene.clock.time_of_day();
-    while spool.append(&Event::new(EventKind::Grant), now).is_ok() {}
-    let full = AuditLog::new(spool, scene.clock.clone());
-    Arc::get_mut(&mut scene.control).expect("the test holds control alone").audit = full;
+    Spool::open(config, scene.clock.time_of_day()).unwrap()
+}
+
+fn write_into(scene: &mut Scene, spool: Spool) {
+    let audit = AuditLog::new(spool, scene.clock.clone());
+    Arc::get_mut(&mut scene.control).expect("the test holds control alone").audit = audit;
+}
+
+/// Bytes of a record's line, its newline with it.
+fn length(record: &serde_json::Value) -> usize {
+    record.to_string().len() + 1
+}
+
+/// The reasons of the records of this kind that are about this document or user.
+fn reasons(scene: &Scene, kind: &str, detail: &str) -> Vec<String> {
+    let about = |record: &serde_json::Value| record["detail"] == detail || record["user"] == detail;
+    let records = scene.audit(kind).into_iter().filter(about);
+    records.map(|record| record["reason"].as_str().unwrap_or("").to_owned()).collect()
 }
 
 #[tokio::test]
@@ -130,6 +158,60 @@ async fn a_change_that_was_recorded_and_could_not_be_stored_is_recorded_as_such(
     let records = scene.audit("token.create");
     assert_eq!(records.len(), 2);
     assert_eq!(records[1]["reason"], "not_done");
+}
+
+#[tokio::test]
+async fn of_a_change_that_was_recorded_in_part_the_record_says_that_it_was_not_made() {
+    let mut scene = Scene::new().await;
+    let document =
+        |name: &str| format!("kind: app\nmetadata: {{name: {name}}}\nspec: {{uri: 'tcp://10.0.0.20:80'}}");
+    scene.apply(&document("x")).await;
+    let record = length(&scene.audit("resource.create").pop().unwrap());
+    // For `y` and the word that it was not done, but not for `y` and a long name.
+    leave_room(&mut scene, 2 * record + 40);
+    let (revision, long) = (scene.control.hub.now().revision, "z".repeat(60));
+    let both = format!("{}\n---\n{}", document("y"), document(&long));
+    let applied = scene.control.apply(&file(&both), "root").await;
+    assert!(matches!(applied, Err(ChangeError::NotRecorded(_))), "{applied:?}");
+    assert_eq!(scene.control.hub.now().revision, revision);
+    assert_eq!(reasons(&scene, "resource.create", "app/y"), ["", "not_done"]);
+    assert!(reasons(&scene, "resource.create", &format!("app/{long}")).is_empty());
+}
+
+#[tokio::test]
+async fn a_reset_that_is_recorded_and_not_done_is_recorded_as_such_with_its_token() {
+    let scene = Scene::new().await;
+    let person = scene.person("jerry").await;
+    scene.control.store.close().await;
+    assert!(scene.control.reset_user(&person.granted.user, "root").await.is_err());
+    assert_eq!(reasons(&scene, "user.reset", "jerry"), ["", "not_done"]);
+    assert_eq!(reasons(&scene, "token.create", "jerry"), ["", "", "not_done"]);
+}
+
+#[tokio::test]
+async fn no_user_is_made_whose_token_cannot_be_recorded() {
+    let mut scene = Scene::new().await;
+    scene.token_for("jerry").await;
+    let record = length(&scene.audit("user.create").pop().unwrap());
+    leave_room(&mut scene, record + 50);
+    let user: UserName = "elaine".parse().unwrap();
+    let added = scene.control.add_user(&user, Vec::new(), "root").await;
+    assert!(matches!(added, Err(ChangeError::NotRecorded(_))), "{added:?}");
+    assert_eq!(reasons(&scene, "user.create", "elaine").len(), 1, "there was room for it");
+    assert!(!scene.control.hub.now().has_user(&user));
+}
+
+#[tokio::test]
+async fn a_user_who_was_made_without_a_token_is_told_of_as_such() {
+    let scene = Scene::new().await;
+    scene.control.store.refuse_inserts("enrolments").await;
+    let user: UserName = "elaine".parse().unwrap();
+    let added = scene.control.add_user(&user, Vec::new(), "root").await;
+    let Err(error @ ChangeError::NoToken(_)) = added else { panic!("{added:?}") };
+    assert_eq!(error.lines(), ["the user elaine was made, but no token: `users reset elaine` makes one"]);
+    assert!(scene.control.hub.now().has_user(&user));
+    assert_eq!(reasons(&scene, "user.create", "elaine"), [""]);
+    assert_eq!(reasons(&scene, "token.create", "elaine"), ["", "not_done"]);
 }
 
 const VISIT: Visit = Visit { owner: [7; 32], address: ADDRESS };
