@@ -12,7 +12,7 @@ use portlatch_protocol::api::Secret;
 use portlatch_protocol::api::ceremony::{
     CeremonyOutcome, CeremonyPurpose, DeviceChange, DeviceProof, MfaDevice, MfaDeviceKind, MfaDevices,
 };
-use portlatch_protocol::names::{Id, UserName};
+use portlatch_protocol::names::{DeviceName, Id, UserName};
 use zeroize::Zeroizing;
 
 use crate::api::problem::Denial;
@@ -20,6 +20,7 @@ use crate::ceremony::{Challenge, LIFETIME, NewDevice, NewDevicePurpose, Owner, P
 use crate::codes::{self, MAX_APPS, app, recovery};
 use crate::control::{Control, random_id};
 use crate::grants::Asker;
+use crate::policy::Concerned;
 use crate::presence::Presence;
 use crate::proving::Demand;
 use crate::store::apps::NewApp;
@@ -39,6 +40,8 @@ pub(crate) const FIRST_CODES: u32 = 5;
 pub(crate) struct Holder {
     /// Whose.
     pub(crate) user: UserName,
+    /// The device that a login is of; none at the pages.
+    pub(crate) device: Option<DeviceName>,
     /// Who asks and from where; of whatever kind.
     pub(crate) record: Event,
     /// What must stand when the change is written.
@@ -51,6 +54,15 @@ impl Holder {
         Event { kind, ..self.record.clone() }
     }
 
+    /// Against whom a lock stands in the way of the change.
+    fn concerned(&self) -> Concerned<'_> {
+        let login = match &self.ground {
+            Ground::Login(login) => Some(login),
+            Ground::Session(_) => None,
+        };
+        Concerned { user: &self.user, login, device: self.device.as_ref(), resource: None }
+    }
+
     fn about(&self, kind: EventKind, device: &Id, name: &str) -> Event {
         Event { key_id: Some(device.clone()), detail: Some(name.to_owned()), ..self.event(kind) }
     }
@@ -60,7 +72,8 @@ impl From<Asker<'_>> for Holder {
     fn from(asker: Asker<'_>) -> Self {
         let login = &asker.login.login;
         let ground = Ground::Login(login.login.clone());
-        Self { user: login.user.clone(), record: asker.event(EventKind::MfaOk), ground }
+        let (user, device) = (login.user.clone(), Some(login.device.clone()));
+        Self { user, device, record: asker.event(EventKind::MfaOk), ground }
     }
 }
 
@@ -240,6 +253,7 @@ impl Control {
         self.audit.write(holder.about(EventKind::DeviceAdd, &id, name)).await?;
         let credential = NewCredential { id: &id, user, name, kind, security_key };
         let event = holder.about(EventKind::DeviceAdd, &id, name);
+        self.refuse_locked_change(holder, &event).await?;
         match self.store.add_credential(&credential, &holder.ground, now).await? {
             Kept::Yes => self.device(user, &id).await,
             Kept::No => {
@@ -266,6 +280,7 @@ impl Control {
         self.audit.write(holder.about(EventKind::DeviceAdd, &id, name)).await?;
         let app = NewApp { id: &id, user, name, secret: &sealed, step };
         let event = holder.about(EventKind::DeviceAdd, &id, name);
+        self.refuse_locked_change(holder, &event).await?;
         match self.store.add_app(&app, &holder.ground, MAX_APPS, now).await? {
             Kept::Yes => self.device(user, &id).await,
             Kept::No => {
@@ -282,6 +297,22 @@ impl Control {
         Denial::LoginEnded
     }
 
+    /// What was recorded found nothing to change: another request was faster.
+    async fn not_there(&self, event: Event) -> Denial {
+        self.audit.note(Event { reason: Some("not_done".to_owned()), ..event }).await;
+        Denial::NotFound
+    }
+
+    /// A lock that was set after the asker was let in, looked for as late as can be: it ends no login, and so the ground of
+    /// the change still stands.
+    async fn refuse_locked_change(&self, holder: &Holder, event: &Event) -> Result<(), Denial> {
+        let Some(message) = self.hub.now().lock(holder.concerned(), self.clock.time_of_day()) else {
+            return Ok(());
+        };
+        self.audit.note(Event { reason: Some("locked".to_owned()), ..event.clone() }).await;
+        Err(Denial::Locked(message))
+    }
+
     async fn device(&self, user: &UserName, id: &Id) -> Result<MfaDevice, Denial> {
         let devices = self.store.mfa_devices(user).await?;
         devices.into_iter().find(|device| device.id == *id).ok_or(Denial::Unavailable)
@@ -293,19 +324,19 @@ impl Control {
         holder: &Holder,
         device: &Id,
     ) -> Result<CeremonyOutcome, Denial> {
-        let user = &holder.user;
+        let (user, now) = (&holder.user, self.clock.time_of_day());
         let name = self.device(user, device).await?.name;
-        self.audit.write(holder.about(EventKind::DeviceRemove, device, &name)).await?;
-        match self.store.remove_device(device, user).await? {
+        let event = holder.about(EventKind::DeviceRemove, device, &name);
+        self.audit.write(event.clone()).await?;
+        self.refuse_locked_change(holder, &event).await?;
+        match self.store.remove_device(device, user, &holder.ground, now).await? {
             Removed::Yes => {}
-            // Another request was faster.
-            Removed::Unknown => return Err(Denial::NotFound),
+            Removed::Unknown => return Err(self.not_there(event).await),
             Removed::LastKey => {
-                let reason = Some("last_key".to_owned());
-                let event = holder.about(EventKind::DeviceRemove, device, &name);
-                self.audit.note(Event { reason, ..event }).await;
+                self.audit.note(Event { reason: Some("last_key".to_owned()), ..event }).await;
                 return Err(Denial::BadRequest(LAST_KEY.to_owned()));
             }
+            Removed::GroundGone => return Err(self.not_kept(event).await),
         }
         self.note_ended(self.ceremonies.forget_user(user), "device_removed").await;
         self.settle().await;
@@ -318,10 +349,13 @@ impl Control {
         device: &Id,
         name: &str,
     ) -> Result<CeremonyOutcome, Denial> {
-        self.audit.write(holder.about(EventKind::DeviceRename, device, name)).await?;
-        match self.store.rename_device(device, &holder.user, name).await? {
-            true => Ok(CeremonyOutcome::Done),
-            false => Err(Denial::NotFound),
+        let (event, now) = (holder.about(EventKind::DeviceRename, device, name), self.clock.time_of_day());
+        self.audit.write(event.clone()).await?;
+        self.refuse_locked_change(holder, &event).await?;
+        match self.store.rename_device((device, name), &holder.user, &holder.ground, now).await? {
+            Kept::Yes => Ok(CeremonyOutcome::Done),
+            Kept::No => Err(self.not_there(event).await),
+            Kept::GroundGone => Err(self.not_kept(event).await),
         }
     }
 
@@ -332,13 +366,12 @@ impl Control {
             recovery::hash(&self.keys, user, code).expect("a code of ours has the form of one")
         };
         let hashes: Vec<_> = codes.iter().map(hash).collect();
-        self.audit.write(holder.event(EventKind::DeviceCodes)).await?;
-        let now = self.clock.time_of_day();
+        let (event, now) = (holder.event(EventKind::DeviceCodes), self.clock.time_of_day());
+        self.audit.write(event.clone()).await?;
+        self.refuse_locked_change(holder, &event).await?;
         match self.store.replace_recovery_codes(user, &hashes, &holder.ground, now).await? {
             Kept::Yes => {}
-            Kept::No | Kept::GroundGone => {
-                return Err(self.not_kept(holder.event(EventKind::DeviceCodes)).await);
-            }
+            Kept::No | Kept::GroundGone => return Err(self.not_kept(event).await),
         }
         Ok(codes.iter().map(|code| Secret(code.to_string())).collect())
     }

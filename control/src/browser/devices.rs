@@ -276,5 +276,5 @@ fn holder(session: &WebSession, visit: Visit) -> Holder {
     let client_addr = Some(visit.address.to_string());
     let user = session.user.clone();
     let record = Event { user: Some(user.clone()), client_addr, ..Event::new(EventKind::MfaOk) };
-    Holder { user, record, ground: Ground::Session(session.hash) }
+    Holder { user, device: None, record, ground: Ground::Session(session.hash) }
 }

@@ -24,7 +24,7 @@ pub enum Ground {
 pub enum Kept {
     /// It is kept.
     Yes,
-    /// It is somebody's already, or there is no room for it.
+    /// It is somebody's already, there is no room for it, or what it was for is not there.
     No,
     /// Whoever asked is not signed in any more.
     GroundGone,
@@ -62,6 +62,8 @@ pub enum Removed {
     Unknown,
     /// It is the user's last key.
     LastKey,
+    /// Whoever asked is not signed in any more.
+    GroundGone,
 }
 
 impl Store {
@@ -104,8 +106,17 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`] if the database cannot be written.
-    pub async fn remove_device(&self, id: &Id, user: &UserName) -> Result<Removed, StoreError> {
+    pub async fn remove_device(
+        &self,
+        id: &Id,
+        user: &UserName,
+        ground: &Ground,
+        now: TimeOfDay,
+    ) -> Result<Removed, StoreError> {
         let mut transaction = self.writer.begin().await?;
+        if !ground.stands(&mut transaction, user, now).await? {
+            return Ok(Removed::GroundGone);
+        }
         let app = sqlx::query("DELETE FROM apps WHERE id = ? AND user = ? RETURNING id")
             .bind(id.as_str())
             .bind(user.as_str())
@@ -133,12 +144,21 @@ impl Store {
         })
     }
 
-    /// Gives a key or app of a user another name; `false` if the user has none such.
+    /// Gives a key or app of a user another name; [`Kept::No`] if the user has none such.
     ///
     /// # Errors
     /// [`StoreError`] if the database cannot be written.
-    pub async fn rename_device(&self, id: &Id, user: &UserName, called: &str) -> Result<bool, StoreError> {
+    pub async fn rename_device(
+        &self,
+        (id, called): (&Id, &str),
+        user: &UserName,
+        ground: &Ground,
+        now: TimeOfDay,
+    ) -> Result<Kept, StoreError> {
         let mut transaction = self.writer.begin().await?;
+        if !ground.stands(&mut transaction, user, now).await? {
+            return Ok(Kept::GroundGone);
+        }
         let mut changed = 0;
         for statement in [
             "UPDATE credentials SET name = ? WHERE id = ? AND user = ?",
@@ -153,7 +173,7 @@ impl Store {
             changed += done.rows_affected();
         }
         transaction.commit().await?;
-        Ok(changed == 1)
+        Ok(if changed == 1 { Kept::Yes } else { Kept::No })
     }
 }
 

@@ -11,6 +11,7 @@ use serde_json::json;
 use super::super::*;
 use super::scene::{ADDRESS, Person, Scene, is_tap_needed};
 use super::soft_key::SoftKey;
+use crate::devices::Holder;
 
 const fn manage(change: DeviceChange) -> CeremonyPurpose {
     CeremonyPurpose::ManageDevices(change)
@@ -220,6 +221,23 @@ async fn devices_have_names_that_can_be_shown() {
     assert!(matches!(scene.prove(&mut person, &rename).await, Ok(CeremonyOutcome::Done)));
     assert_eq!(listed(&scene, &person).await[0].name, "blue one");
     assert_eq!(scene.audit("device.rename")[0]["detail"], "blue one");
+}
+
+#[tokio::test]
+async fn a_change_that_came_too_late_is_recorded_as_such() {
+    let scene = Scene::new().await;
+    let mut person = scene.person("jerry").await;
+    let (control, holder) = (&scene.control, Holder::from(person.asker()));
+    let (_, spare) = second_key(&scene, &mut person).await;
+    let (one, other) =
+        tokio::join!(control.remove_device(&holder, &spare.id), control.remove_device(&holder, &spare.id));
+    assert_eq!([one.is_ok(), other.is_ok()].into_iter().filter(|is_ok| *is_ok).count(), 1);
+    // Whoever was too late either found that out before anything was recorded, or left a second record.
+    let removed = scene.audit("device.remove");
+    let not_done = removed.iter().filter(|record| record["reason"] == "not_done").count();
+    assert_eq!(removed.len(), 1 + 2 * not_done, "{removed:?}");
+    assert_eq!(control.rename_device(&holder, &spare.id, "gone").await.unwrap_err(), Denial::NotFound);
+    assert_eq!(scene.last_reason("device.rename"), "not_done");
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 use super::super::*;
 use super::scene::{Person, Scene, claims, csr, grant_of, granted, is_tap_needed};
 use super::soft_key::SoftKey;
+use crate::admin::LockedBy;
 use crate::browser::approval::Place;
 use crate::devices::Holder;
 use crate::presence::Presence;
@@ -188,6 +189,58 @@ async fn a_reset_that_comes_first_leaves_no_device_of_whoever_it_keeps_out() {
     assert_eq!(scene.last_reason("device.codes"), "login_ended");
     let devices = control.mfa_devices(user).await.unwrap();
     assert!(devices.devices.is_empty() && devices.recovery_codes == 0, "{devices:?}");
+}
+
+// A 4: and of its own devices none is removed or renamed by a login that is over, or by a session of the pages.
+#[tokio::test]
+async fn whoever_was_signed_out_removes_and_renames_nothing() {
+    let scene = Scene::new().await;
+    let person = scene.person("jerry").await;
+    let (control, user) = (&scene.control, &person.granted.user);
+    let key = control.mfa_devices(user).await.unwrap().devices.remove(0);
+    let login = Holder::from(person.asker());
+    let session = Holder { ground: Ground::Session([9; 32]), ..login.clone() };
+    control.logout(&person.login).await.unwrap();
+    for holder in [login, session] {
+        assert_eq!(control.remove_device(&holder, &key.id).await.unwrap_err(), Denial::LoginEnded);
+        assert_eq!(scene.last_reason("device.remove"), "login_ended");
+        let renamed = control.rename_device(&holder, &key.id, "thief's").await;
+        assert_eq!(renamed.unwrap_err(), Denial::LoginEnded);
+        assert_eq!(scene.last_reason("device.rename"), "login_ended");
+    }
+    assert_eq!(control.mfa_devices(user).await.unwrap().devices, [key]);
+}
+
+// A 4: a lock ends no login, and keeps out whoever was let in a moment before it was set.
+#[tokio::test]
+async fn a_lock_that_comes_first_leaves_the_devices_as_they_are() {
+    let locks: [fn(&Person) -> LockedBy; 3] = [
+        |person| LockedBy::User(person.granted.user.clone()),
+        |person| LockedBy::Device(person.login.login.device.clone()),
+        |person| LockedBy::Login(person.granted.login.clone()),
+    ];
+    for lock in locks {
+        let scene = Scene::new().await;
+        let person = scene.person("jerry").await;
+        let (control, user) = (&scene.control, &person.granted.user);
+        let (options, state) = control.relying_party.begin_enrolment(user, [1; 16], &[]).unwrap();
+        let key = control.relying_party.finish_enrolment(&SoftKey::new().enrol(&options), &state).unwrap();
+        let holder = Holder::from(person.asker());
+        let before = control.mfa_devices(user).await.unwrap();
+        control.lock(lock(&person), None, Some("stolen".to_owned()), "root").await.unwrap();
+        let (locked, own) = (Denial::Locked(Some("stolen".to_owned())), &before.devices[0].id);
+        let kept = control.keep_key(&holder, ("thief's", CredentialKind::SecurityKey), &key).await;
+        assert_eq!(kept.unwrap_err(), locked);
+        let kept = control.keep_app(&holder, "thief's", &Zeroizing::new(vec![1; 20]), 1).await;
+        assert_eq!(kept.unwrap_err(), locked);
+        assert_eq!(control.new_recovery_codes(&holder).await.unwrap_err(), locked);
+        assert_eq!(control.remove_device(&holder, own).await.unwrap_err(), locked);
+        assert_eq!(control.rename_device(&holder, own, "thief's").await.unwrap_err(), locked);
+        for kind in ["device.add", "device.codes", "device.remove", "device.rename"] {
+            assert_eq!(scene.last_reason(kind), "locked", "{kind}");
+        }
+        assert_eq!(control.mfa_devices(user).await.unwrap(), before);
+    }
 }
 
 // The same of somebody whose session at the pages has ended.
