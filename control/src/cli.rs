@@ -4,6 +4,8 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use portlatch_protocol::names::{ResourceId, UserName};
+
 use self::client::Client;
 pub use self::commands::{
     AdminCommand, AuditCommand, Format, LockArguments, SessionsCommand, TokensCommand, UsersCommand,
@@ -32,6 +34,16 @@ pub enum CliError {
     /// Control said no; a line each.
     #[error("{}", .0.join("\n"))]
     Failed(Vec<String>),
+    /// What was asked about is not allowed; the answer itself is printed.
+    #[error("{user} may not open port {port} of {resource}")]
+    Refused {
+        /// Who.
+        user: UserName,
+        /// What.
+        resource: ResourceId,
+        /// Where.
+        port: u16,
+    },
     /// Nobody listens.
     #[error("is portlatch-proxy running? there is no socket at {}", path.display())]
     NotRunning {
@@ -75,7 +87,7 @@ impl CliError {
     /// The exit code: 1 failed, 3 denied (2, usage, is clap's).
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::NotAllowed { .. } => 3,
+            Self::NotAllowed { .. } | Self::Refused { .. } => 3,
             Self::Failed(_)
             | Self::NotRunning { .. }
             | Self::NoAnswer
@@ -126,13 +138,18 @@ fn execute(command: AdminCommand, dir: &Path, streams: &mut Streams<'_>) -> Resu
         }
         AdminCommand::Sessions { command: None, json } => sessions(&client, json.into(), streams),
         AdminCommand::Why { user, resource, port, json } => {
-            let answer = client.ask(&AdminRequest::Why { user, resource, port })?;
+            let request = AdminRequest::Why { user: user.clone(), resource: resource.clone(), port };
+            let answer = client.ask(&request)?;
             let AdminAnswer::Explained(explanation) = answer else { return Err(unexpected(answer)) };
-            Ok(if json {
+            if json {
                 show::json(streams.out, &serde_json::json!(explanation))
             } else {
                 show::explanation(streams.out, &explanation)
-            }?)
+            }?;
+            match explanation.is_allowed {
+                true => Ok(()),
+                false => Err(CliError::Refused { user, resource, port }),
+            }
         }
         AdminCommand::Lock(arguments) => show_done(client.ask(&arguments.into_request())?, streams),
         AdminCommand::Audit(AuditCommand::Tail { lines, follow: false }) => audit::tail(dir, lines, streams),

@@ -47,7 +47,7 @@ pub enum AdminCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Show which rule decides on a port for a user
+    /// Show which rule decides on a port for a user; exits with 3 if it is refused
     Why {
         /// The user's name
         user: UserName,

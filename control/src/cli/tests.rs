@@ -236,9 +236,12 @@ fn why_names_the_rule() {
     {
         assert!(why.contains(step), "{step}: {why}");
     }
-    let refused = site.type_in(&["why", "jerry", "db/billing-db", "1", "--json"]).expect();
-    let refused: Json = serde_json::from_str(&refused).unwrap();
-    assert_eq!(refused["is_allowed"], false);
+    let refused = site.type_in(&["why", "jerry", "db/billing-db", "1", "--json"]);
+    let told: Json = serde_json::from_str(&refused.out).unwrap();
+    assert_eq!(told["is_allowed"], false);
+    let error = refused.result.unwrap_err();
+    assert_eq!(error.exit_code(), 3);
+    assert_eq!(error.to_string(), "jerry may not open port 1 of db/billing-db");
     assert!(
         typed_badly(&["why", "jerry", "billing-db", "5432"]) && typed_badly(&["why", "jerry", "db/x", "0x"])
     );
