@@ -80,8 +80,8 @@ impl Store {
         Ok(())
     }
 
-    /// Taps of this login and tunnel key (of any, where none is named) since `since` that were for this port, for every port of its resource, or for
-    /// the group, newest first.
+    /// Taps of this login and tunnel key (of any, where none is named) since `since` that were for this port, for every
+    /// port of its resource, or for the group, newest first.
     ///
     /// # Errors
     /// [`StoreError`] if the database cannot be read.
