@@ -41,8 +41,9 @@ pub(crate) async fn exec(options: &Exec, files: &Files, clock: &Clock) -> Result
     let (targets, until) = unless_stopped(prepare(options, files, clock, stream)).await?;
     let outputs = Outputs::new(options.output_dir.as_deref(), stream)?;
     let run = Run { options, files, clock, stream, outputs };
-    let (summary, stopped) = run.all(targets, until).await?;
+    let (summary, ended) = run.all(targets, until).await?;
     run.outputs.keep(&summary)?;
+    let stopped = ended?;
     match options.json {
         true => super::print_json(&summary)?,
         false => stream.say(&summary.line())?,
@@ -152,12 +153,13 @@ struct Batch {
 }
 
 impl Run<'_> {
-    /// Runs them all, at most [`AT_ONCE`] at a time; and which signal ended that early, if one did.
+    /// Runs them all, at most [`AT_ONCE`] at a time; and what ended that early, if something did: a signal, or nobody who
+    /// reads what is said.
     async fn all(
         &self,
         targets: Vec<Target>,
         until: BootTime,
-    ) -> Result<(Summary, Option<SignalKind>), Failure> {
+    ) -> Result<(Summary, Result<Option<SignalKind>, Failure>), Failure> {
         let mut batch = Batch {
             progress: Progress::new(self.stream, targets.len()),
             waiting: targets.into(),
@@ -167,14 +169,14 @@ impl Run<'_> {
             is_over_told: false,
         };
         let stop = told_to_stop()?;
-        let stopped = tokio::select! {
-            done = self.work_off(&mut batch) => done.map(|()| None)?,
-            signal = stop => Some(signal),
+        let ended = tokio::select! {
+            done = self.work_off(&mut batch) => done.map(|()| None),
+            signal = stop => Ok(Some(signal)),
         };
         // None runs and none waits, unless all was stopped.
         batch.results.extend(batch.running.stop().await);
         batch.results.extend(batch.waiting.iter().map(JobResult::not_started_any_more));
-        Ok((Summary::new(&self.options.command, batch.results), stopped))
+        Ok((Summary::new(&self.options.command, batch.results), ended))
     }
 
     /// Whoever drops this between two steps finds each command either waiting, running or with a result.
@@ -198,8 +200,9 @@ impl Run<'_> {
             }
             tokio::select! {
                 result = batch.running.next() => {
-                    batch.progress.ends(&result)?;
+                    let told = batch.progress.ends(&result);
                     batch.results.push(result);
+                    told?;
                 }
                 _ = tick.tick() => batch.progress.tick()?,
             }

@@ -164,6 +164,42 @@ async fn interrupting_ends_all_that_runs_and_the_summary_says_so() {
     assert_eq!(summary(&logs)["results"].as_array().unwrap().len(), 12);
 }
 
+/// As in `portlatch exec ... | head`.
+#[tokio::test]
+async fn where_nobody_reads_any_more_all_that_runs_is_ended_and_summed_up() {
+    let (machine, _person, mut agent, logs) = machine(2, "auto").await;
+    let (pids, gate) = (machine.directory.path().join("pids"), machine.directory.path().join("gate"));
+    // One ends, which nobody can be told; the other has started a command that does not listen.
+    let script = format!(
+        "if [ {{name}} = db-0 ]; then until [ -e {} ]; do sleep 0.02; done; exit; fi; \
+         sh -c 'trap \"\" TERM; sleep 1000' & echo $! $$ >>{}; wait",
+        gate.display(),
+        pids.display()
+    );
+    let exec = machine.start(&arguments(&logs, &["--yes"], &["sh", "-c", &script]));
+    agent.tunnel_for_command().await;
+    let running = async {
+        while !std::fs::read_to_string(&pids).unwrap_or_default().ends_with('\n') {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(crate::support::PATIENCE, running).await.expect("one runs");
+    // Its output is closed first.
+    let (output, ()) = tokio::join!(exec.unread(), async { std::fs::write(&gate, "").unwrap() });
+    assert!(!output.status.success());
+    let pids = std::fs::read_to_string(&pids).unwrap();
+    let ended = async {
+        while pids.split_whitespace().any(is_alive) {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(crate::support::PATIENCE, ended).await.expect("what it started is ended");
+    let summary = summary(&logs);
+    let statuses: Vec<&Value> =
+        summary["results"].as_array().unwrap().iter().map(|result| &result["status"]).collect();
+    assert_eq!(statuses, ["stopped", "succeeded"]);
+}
+
 #[tokio::test]
 async fn for_programs_there_is_json_and_nothing_else_on_standard_output() {
     let (machine, _person, mut agent, _) = machine(2, "auto").await;
