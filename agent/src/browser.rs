@@ -53,6 +53,8 @@ pub(crate) enum PageEnd {
     Denied,
     /// Control says that it is over.
     Failed(ApiError),
+    /// Whoever waited has waited long enough.
+    Stopped,
 }
 
 /// Why a page is not opened.
@@ -86,8 +88,8 @@ impl Page {
 
     /// Waits for the answer, the redirect's code or control's word, and takes what was approved with `finish`. `ask` asks
     /// control once and waits for a while; `None` from it means that nothing was decided yet. A code that control does not
-    /// know is somebody else's who found the port: the page is waited for further. Ends with the ceremony; whoever drops
-    /// this stops listening.
+    /// know is somebody else's who found the port: the page is waited for further. Ends with the ceremony or with `stop`;
+    /// but what control is just taking is waited for, since it cannot be called off. Whoever drops this stops listening.
     ///
     /// # Errors
     /// [`PageEnd`].
@@ -96,6 +98,7 @@ impl Page {
         ceremony: &Id,
         ask: impl Fn() -> A,
         finish: impl Fn(BrowserProof) -> F,
+        stop: impl Future<Output = ()>,
     ) -> Result<T, PageEnd>
     where
         A: Future<Output = Result<Option<PageDecision>, ApiError>>,
@@ -104,12 +107,16 @@ impl Page {
         let path = return_path(ceremony);
         let (codes, mut found) = mpsc::channel(1);
         let with_code = |code| BrowserProof { code, secret: self.secret() };
-        let (mut wrong_codes, is_trying) = (0, AtomicBool::new(false));
+        let (mut wrong_codes, is_trying, is_over) = (0, AtomicBool::new(false), AtomicBool::new(false));
         let redeemed = async {
             while let Some(code) = found.recv().await {
                 is_trying.store(true, Ordering::Relaxed);
                 match finish(with_code(Some(code))).await {
-                    Err(error) if is_unknown_code(&error) && wrong_codes < MAX_WRONG_CODES => {
+                    Err(error)
+                        if is_unknown_code(&error)
+                            && wrong_codes < MAX_WRONG_CODES
+                            && !is_over.load(Ordering::Relaxed) =>
+                    {
                         wrong_codes += 1
                     }
                     ended => return ended.map_err(PageEnd::Failed),
@@ -124,12 +131,16 @@ impl Page {
             biased;
             redeemed = &mut redeemed => return redeemed,
             () = &mut serving => return redeemed.await,
-            decision = decided(ask, ASK_AGAIN) => decision,
+            () = stop => Err(PageEnd::Stopped),
+            decision = decided(ask, ASK_AGAIN) => decision.map_err(PageEnd::Failed),
         };
         match decision {
-            // What is being taken at this moment is not there any more to be asked about.
-            Err(_) if is_trying.load(Ordering::Relaxed) => redeemed.await,
-            Err(error) => Err(PageEnd::Failed(error)),
+            // What is being taken at this moment is not there any more to be asked about; no code comes after it.
+            Err(_) if is_trying.load(Ordering::Relaxed) => {
+                is_over.store(true, Ordering::Relaxed);
+                redeemed.await
+            }
+            Err(end) => Err(end),
             Ok(PageDecision::Approved) => finish(with_code(None)).await.map_err(PageEnd::Failed),
             Ok(PageDecision::Denied) => Err(PageEnd::Denied),
         }
@@ -201,10 +212,15 @@ pub(crate) fn invitation(url: &str, code: Option<&str>, opened: Opened) -> Vec<S
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
     use portlatch_protocol::api::Problem;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
+
+    /// Longest wait for what must come: far beyond what it takes, so that a busy machine does not fail a test.
+    const PATIENCE: Duration = Duration::from_secs(20);
 
     fn offer(url: &str) -> BrowserOffer {
         BrowserOffer { url: url.to_owned(), code: None }
@@ -255,6 +271,21 @@ mod tests {
         assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
     }
 
+    /// What comes of the page while the browsers do their work.
+    async fn beside<T>(browsers: impl Future<Output = ()>, answered: impl Future<Output = T>) -> T {
+        let browsers = async {
+            browsers.await;
+            std::future::pending::<Infallible>().await
+        };
+        let come = async {
+            tokio::select! {
+                answered = answered => answered,
+                never = browsers => match never {},
+            }
+        };
+        tokio::time::timeout(PATIENCE, come).await.expect("the page ends")
+    }
+
     #[tokio::test]
     async fn a_made_up_code_does_not_use_up_the_page() {
         let page = Page::prepare().await.unwrap();
@@ -268,12 +299,9 @@ mod tests {
         let browsers = async {
             redirect(port, &path, "made-up").await;
             redirect(port, &path, "good").await;
-            std::future::pending::<()>().await;
         };
-        tokio::select! {
-            answered = page.answered(&ceremony, nothing_yet, finish) => assert_eq!(answered.unwrap(), "good"),
-            () = browsers => {}
-        }
+        let answered = page.answered(&ceremony, nothing_yet, finish, std::future::pending());
+        assert_eq!(beside(browsers, answered).await.unwrap(), "good");
     }
 
     #[tokio::test]
@@ -299,15 +327,72 @@ mod tests {
             }
         };
         let (port, path) = (page.port, return_path(&ceremony));
-        let browser = async {
-            redirect(port, &path, "good").await;
-            std::future::pending::<()>().await;
-        };
-        tokio::select! {
-            answered = page.answered(&ceremony, ask, finish) => assert_eq!(answered.unwrap(), "granted"),
-            () = browser => {}
-        }
+        let answered = page.answered(&ceremony, ask, finish, std::future::pending());
+        assert_eq!(beside(redirect(port, &path, "good"), answered).await.unwrap(), "granted");
         assert!(*is_taken.borrow_and_update());
+    }
+
+    #[tokio::test]
+    async fn no_code_is_waited_for_after_the_last_one_of_a_page_that_is_over() {
+        let page = Page::prepare().await.unwrap();
+        let ceremony: Id = "0a0b".parse().unwrap();
+        let (taken, asked) = (tokio::sync::watch::channel(false).0, tokio::sync::watch::channel(false).0);
+        let ask = || async {
+            taken.subscribe().wait_for(|taken| *taken).await.unwrap();
+            asked.send_replace(true);
+            Err(ended())
+        };
+        let finish = |_| async {
+            taken.send_replace(true);
+            asked.subscribe().wait_for(|asked| *asked).await.unwrap();
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            Err::<(), _>(ended())
+        };
+        let (port, path) = (page.port, return_path(&ceremony));
+        let answered = page.answered(&ceremony, ask, finish, std::future::pending());
+        let end = beside(redirect(port, &path, "late"), answered).await.unwrap_err();
+        assert!(matches!(end, PageEnd::Failed(error) if is_unknown_code(&error)));
+    }
+
+    #[tokio::test]
+    async fn what_control_is_just_taking_is_not_called_off() {
+        for (is_known, code) in [(true, "good"), (false, "made-up")] {
+            let page = Page::prepare().await.unwrap();
+            let ceremony: Id = "0a0b".parse().unwrap();
+            let (taken, stopped) =
+                (tokio::sync::watch::channel(false).0, tokio::sync::watch::channel(false).0);
+            let nothing_yet = || std::future::pending();
+            let finish = |_| async {
+                taken.send_replace(true);
+                stopped.subscribe().wait_for(|stopped| *stopped).await.unwrap();
+                for _ in 0..100 {
+                    tokio::task::yield_now().await;
+                }
+                if is_known { Ok("changed") } else { Err(ended()) }
+            };
+            let stop = async {
+                taken.subscribe().wait_for(|taken| *taken).await.unwrap();
+                stopped.send_replace(true);
+            };
+            let (port, path) = (page.port, return_path(&ceremony));
+            let answered = page.answered(&ceremony, nothing_yet, finish, stop);
+            match beside(redirect(port, &path, code), answered).await {
+                Ok(outcome) => assert_eq!((outcome, is_known), ("changed", true)),
+                Err(end) => assert!(!is_known, "{end:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_page_that_nobody_answers_stops_when_it_is_told_to() {
+        let page = Page::prepare().await.unwrap();
+        let ceremony: Id = "0a0b".parse().unwrap();
+        let nothing_yet = || std::future::pending();
+        let finish = |_| std::future::ready(Ok(()));
+        let answered = page.answered(&ceremony, nothing_yet, finish, std::future::ready(()));
+        assert!(matches!(beside(async {}, answered).await, Err(PageEnd::Stopped)));
     }
 
     #[tokio::test]

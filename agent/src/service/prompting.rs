@@ -233,7 +233,7 @@ impl Service {
     pub(super) fn handle_tapped(&mut self, id: RequestId, number: u64, end: Result<CeremonyOutcome, TapEnd>) {
         // A daemon that begins anew counts its requests anew: the tap is for the prompt that was shown, or for none.
         if self.prompt_called(number).is_none() {
-            return;
+            return self.tell_late_change(&end);
         }
         let now = self.clock.boot_time();
         match end {
@@ -265,6 +265,26 @@ impl Service {
         }
         self.obey_broker();
         self.outcome = None;
+    }
+
+    /// What control has changed stays changed, though the prompt was closed while it did: whoever asked was told that
+    /// nothing came of it. An enrolment that nobody goes on with changes nothing.
+    fn tell_late_change(&self, end: &Result<CeremonyOutcome, TapEnd>) {
+        match end {
+            Ok(CeremonyOutcome::Done) => {
+                self.note("The change of your keys was made all the same: see `portlatch mfa ls`.");
+            }
+            Ok(CeremonyOutcome::RecoveryCodes { .. }) => self.note(
+                "New recovery codes were made all the same, which nobody can see any more: run `portlatch mfa recovery-codes` again.",
+            ),
+            Ok(
+                CeremonyOutcome::EnrolKey { .. }
+                | CeremonyOutcome::EnrolApp { .. }
+                | CeremonyOutcome::Granted(_)
+                | CeremonyOutcome::Remembered { .. },
+            )
+            | Err(_) => {}
+        }
     }
 
     /// No to the prompt that people call by this number.

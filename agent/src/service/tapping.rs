@@ -170,17 +170,17 @@ impl Tapping {
             }
             std::future::pending::<Infallible>().await
         };
-        let answered = async {
-            tokio::select! {
-                answered = page.answered(&ceremony.ceremony, ask, finish) => answered,
-                never = invite => match never {},
-            }
+        // Not cancelled from outside: as with a key's answer, what control is just taking has its end.
+        let answered = page.answered(&ceremony.ceremony, ask, finish, self.cancel.cancelled());
+        let answered = tokio::select! {
+            answered = answered => answered,
+            never = invite => match never {},
         };
-        match self.cancel.run_until_cancelled(answered).await.ok_or(TapEnd::Cancelled)? {
-            Ok(outcome) => Ok(outcome),
-            Err(PageEnd::Denied) => Err(TapEnd::DeniedOnKey),
-            Err(PageEnd::Failed(error)) => Err(TapEnd::Failed(error)),
-        }
+        answered.map_err(|end| match end {
+            PageEnd::Denied => TapEnd::DeniedOnKey,
+            PageEnd::Failed(error) => TapEnd::Failed(error),
+            PageEnd::Stopped => TapEnd::Cancelled,
+        })
     }
 
     async fn tap_or_code(&mut self, ceremony: &Ceremony) -> Result<PresenceProof, TapEnd> {

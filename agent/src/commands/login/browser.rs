@@ -37,15 +37,15 @@ pub(super) async fn sign_in(
         .map_err(|error| Failure::Failed(error.to_string()))?;
     let ask = || control.browser_login_decision(&begun.ceremony, page.secret());
     let finish = async |proof| control.finish_browser_login(&begun.ceremony, &proof).await;
-    let answered = page.answered(&begun.ceremony, ask, finish);
+    let late = tokio::time::sleep(Duration::from_secs(begun.expires_in));
     tokio::select! {
-        answered = tokio::time::timeout(Duration::from_secs(begun.expires_in), answered) => {
-            let late = || Failure::because("nobody signed in at the page in time: run `portlatch login` again");
-            answered.map_err(|_| late())?.map_err(|end| match end {
-                PageEnd::Denied => Failure::Denied("the login was denied in the browser".to_owned()),
-                PageEnd::Failed(error) => error.into(),
-            })
-        }
+        answered = page.answered(&begun.ceremony, ask, finish, late) => answered.map_err(|end| match end {
+            PageEnd::Denied => Failure::Denied("the login was denied in the browser".to_owned()),
+            PageEnd::Failed(error) => error.into(),
+            PageEnd::Stopped => {
+                Failure::because("nobody signed in at the page in time: run `portlatch login` again")
+            }
+        }),
         unsaid = invite(url, begun.browser.code.as_deref()) => Err(unsaid),
     }
 }
