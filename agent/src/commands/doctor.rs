@@ -95,8 +95,10 @@ async fn examine(files: &Files, clock: &Clock) -> Vec<Finding> {
     let (daemon, late_daemon) = split(daemon);
     let agent = agent.map(|report| Agent { report });
     let daemon = daemon.map(|answer| Daemon { answer });
-    let (names, proxies) =
-        tokio::join!(machine::names(catalogue.as_ref(), daemon.as_ref()), proxies::look(catalogue.as_ref()),);
+    let (names, proxies) = tokio::join!(
+        machine::names(catalogue.as_ref(), daemon.as_ref(), current),
+        proxies::look(catalogue.as_ref()),
+    );
     let mut findings = person::login(&login, files, clock);
     findings.extend(agent.iter().flat_map(|agent| agent.findings(daemon.as_ref())));
     findings.extend(late_agent);

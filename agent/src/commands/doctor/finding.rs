@@ -65,3 +65,13 @@ impl Finding {
         Self { state, ..self }
     }
 }
+
+/// How many more there are than one look tries, if there are.
+pub(super) fn untried(check: &'static str, more: usize) -> Option<Finding> {
+    let text = match more {
+        0 => return None,
+        1 => "and 1 more was not tried".to_owned(),
+        more => format!("and {more} more were not tried"),
+    };
+    Some(Finding::ok(check, text))
+}

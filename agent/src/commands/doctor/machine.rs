@@ -11,7 +11,7 @@ use portlatch_protocol::names::Hostname;
 use portlatch_protocol::resource::Zone;
 use tokio::time::timeout;
 
-use super::finding::Finding;
+use super::finding::{Finding, untried};
 use super::person::Agent;
 use crate::daemon::DaemonError;
 use crate::login::Login;
@@ -79,12 +79,19 @@ fn attached(status: &Status, agent: Option<&Agent>, login: Option<&Login>) -> Op
 }
 
 /// Whether the names of each zone resolve to our addresses, and whether the way there leads to us.
-pub(super) async fn names(catalogue: Option<&Catalogue>, daemon: Option<&Daemon>) -> Vec<Finding> {
+pub(super) async fn names(
+    catalogue: Option<&Catalogue>,
+    daemon: Option<&Daemon>,
+    login: Option<&Login>,
+) -> Vec<Finding> {
     let Some(machine) = daemon.and_then(Daemon::machine) else { return Vec::new() };
     let zones = catalogue.into_iter().flat_map(|catalogue| {
         catalogue.zones.iter().filter_map(|zone| Some((zone, name_in(catalogue, zone)?)))
     });
-    let looks = zones.take(MAX_ZONES).map(async |(zone, name)| {
+    let mut zones: Vec<(&Zone, Hostname)> = zones.collect();
+    let more = zones.len().saturating_sub(MAX_ZONES);
+    zones.truncate(MAX_ZONES);
+    let looks = zones.into_iter().map(async |(zone, name)| {
         let looked = timeout(RESOLVE_TIME, tokio::net::lookup_host((name.as_str(), 0))).await;
         let looked = looked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         resolved(&name, zone, looked.map(|found| found.map(|address| address.ip()).collect()), machine)
@@ -92,14 +99,25 @@ pub(super) async fn names(catalogue: Option<&Catalogue>, daemon: Option<&Daemon>
     let (mut findings, addresses): (Vec<Finding>, Vec<_>) = join_all(looks).await.into_iter().unzip();
     let own = addresses.into_iter().flatten().next();
     if findings.is_empty() {
-        findings.push(Finding::warn(
-            "names",
-            "no name was tried: it is not known which there are",
-            "log in first",
-        ));
+        findings.push(no_name(catalogue, login));
     }
+    findings.extend(untried("names", more));
     findings.push(way_to(own.unwrap_or_else(|| an_address(machine)), machine));
     findings
+}
+
+/// Why no name was tried.
+fn no_name(catalogue: Option<&Catalogue>, login: Option<&Login>) -> Finding {
+    let unknown = "no name was tried: it is not known which there are";
+    match (catalogue, login) {
+        (Some(_), _) => Finding::warn(
+            "names",
+            "no name was tried: none of your resources is in a zone",
+            "if there should be some, tell an administrator",
+        ),
+        (None, Some(_)) => Finding::warn("names", unknown, "see control's line, which should list them"),
+        (None, None) => Finding::warn("names", unknown, "log in first"),
+    }
 }
 
 /// A name of the zone that is ours.
@@ -235,6 +253,13 @@ mod tests {
         let wild = of(&[("app/any", "*.apps.corp.internal"), ("db/db", "db.example.com")]);
         assert_eq!(name_in(&wild, &zone()).unwrap().as_str(), "portlatch-doctor.apps.corp.internal");
         assert_eq!(name_in(&of(&[("db/db", "db.example.com")]), &zone()), None);
+    }
+
+    #[test]
+    fn where_there_is_no_name_to_try_it_is_told_why() {
+        let advice = |catalogue| no_name(catalogue, None).advice.unwrap();
+        assert_eq!(advice(None), "log in first");
+        assert_eq!(advice(Some(&of(&[]))), "if there should be some, tell an administrator");
     }
 
     #[test]
