@@ -48,6 +48,9 @@ pub(crate) enum Want {
         host: String,
         /// The port, unless the resource has only one.
         port: Option<u16>,
+        /// Which command asks.
+        #[serde(default)]
+        command: Beforehand,
         /// The asking command's process.
         pid: u32,
         /// How to prove presence, if not as the login says.
@@ -82,6 +85,27 @@ pub(crate) enum Want {
     LoginChanged,
     /// End the login everywhere; [`Tell::Done`] or [`Tell::Failed`].
     Logout,
+}
+
+/// The commands that have one port tapped for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Beforehand {
+    /// `portlatch tap`.
+    #[default]
+    Tap,
+    /// `portlatch rdp`.
+    Rdp,
+}
+
+impl Beforehand {
+    /// What a prompt calls it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Tap => "portlatch tap",
+            Self::Rdp => "portlatch rdp",
+        }
+    }
 }
 
 /// What a person says at a prompt.
@@ -309,7 +333,13 @@ mod tests {
     #[tokio::test]
     async fn what_is_sent_arrives() {
         let (mut command, mut agent) = pair();
-        let want = Want::Tap { host: "billing-db.corp.internal".into(), port: None, pid: 7, mode: None };
+        let want = Want::Tap {
+            host: "billing-db.corp.internal".into(),
+            port: None,
+            command: Beforehand::Rdp,
+            pid: 7,
+            mode: None,
+        };
         command.writer.send(&want).await.unwrap();
         assert_eq!(agent.reader.next().await.unwrap(), Some(want));
         drop(command);
@@ -319,7 +349,13 @@ mod tests {
     #[tokio::test]
     async fn a_line_without_end_is_not_kept() {
         let (mut command, mut agent) = pair();
-        let flood = Want::Tap { host: "x".repeat(64 * 1024), port: None, pid: 7, mode: None };
+        let flood = Want::Tap {
+            host: "x".repeat(64 * 1024),
+            port: None,
+            command: Beforehand::Rdp,
+            pid: 7,
+            mode: None,
+        };
         command.writer.send(&flood).await.unwrap();
         assert!(matches!(agent.reader.next::<Want>().await, Err(LocalError::NotUnderstood)));
     }

@@ -15,7 +15,7 @@ use super::unless_stopped;
 use crate::cli::Rdp;
 use crate::failure::Failure;
 use crate::files::Files;
-use crate::local::{LocalError, Tell, Want};
+use crate::local::{Beforehand, LocalError, Tell, Want};
 use crate::mfa_mode::MfaMode;
 use crate::program;
 use crate::safe_text::{plain, safe};
@@ -70,6 +70,7 @@ async fn tap(desktop: &Desktop, options: &Rdp, files: &Files) -> Result<(), Fail
     let want = Want::Tap {
         host: desktop.host.to_string(),
         port: Some(desktop.port),
+        command: Beforehand::Rdp,
         pid: std::process::id(),
         mode: options.mfa_mode,
     };

@@ -5,7 +5,7 @@ use portlatch_protocol::names::Hostname;
 use super::asking::ask_person;
 use crate::failure::Failure;
 use crate::files::Files;
-use crate::local::{LocalError, Tell, Want};
+use crate::local::{Beforehand, LocalError, Tell, Want};
 use crate::mfa_mode::MfaMode;
 use crate::terminal::{self, Stream};
 
@@ -16,7 +16,8 @@ pub(crate) async fn tap(
     port: Option<u16>,
     mode: Option<MfaMode>,
 ) -> Result<(), Failure> {
-    let want = Want::Tap { host: host.to_string(), port, pid: std::process::id(), mode };
+    let (host, command) = (host.to_string(), Beforehand::Tap);
+    let want = Want::Tap { host, port, command, pid: std::process::id(), mode };
     let Tell::Tapped { text, seconds } = ask_person(files, &want, Stream::Out).await? else {
         return Err(LocalError::NotUnderstood.into());
     };

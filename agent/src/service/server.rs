@@ -149,8 +149,8 @@ async fn answer(
             writer.send(&Tell::Catalogue { catalogue }).await
         }
         Want::Watch => watch(reader, writer, handle).await,
-        Want::Tap { host, port, pid, mode } => {
-            prove(Purpose::Tap { host, port }, pid, mode, (reader, writer), handle).await
+        Want::Tap { host, port, command, pid, mode } => {
+            prove(Purpose::Tap { host, port, command }, pid, mode, (reader, writer), handle).await
         }
         Want::Exec { targets, command, pid, mode } => {
             prove(Purpose::Exec { targets, command }, pid, mode, (reader, writer), handle).await

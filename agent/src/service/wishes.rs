@@ -9,7 +9,7 @@ use super::{Service, Trouble};
 use crate::broker::Subject;
 use crate::catalogue::find;
 use crate::identify::Program;
-use crate::local::Tell;
+use crate::local::{Beforehand, Tell};
 use crate::mfa_mode::MfaMode;
 use crate::prompt::Waiting;
 use crate::safe_text::safe;
@@ -39,6 +39,8 @@ pub(crate) enum Purpose {
         host: String,
         /// The port, if one was named.
         port: Option<u16>,
+        /// Which command asks.
+        command: Beforehand,
     },
     /// One command on several resources.
     Exec {
@@ -85,9 +87,9 @@ impl Service {
             return Err("nobody is logged in: run `portlatch login`".to_owned());
         }
         match purpose {
-            Purpose::Tap { host, port } => {
+            Purpose::Tap { host, port, command } => {
                 let (subject, title) = self.tap_subject(&host, port)?;
-                Ok((subject, title, "portlatch tap".to_owned()))
+                Ok((subject, title, command.name().to_owned()))
             }
             Purpose::Exec { targets, command } => {
                 self.attached_catalogue()?;

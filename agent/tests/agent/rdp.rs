@@ -24,7 +24,7 @@ async fn a_desktop_is_tapped_for_and_opened() {
     let arguments = ["rdp", "win-1", "--user", "CORP\\alice", "--", "/f"];
     let mut rdp = machine.start_with_path(&arguments, &bin);
     agent.tunnel_for_command().await;
-    rdp.sees("Tap your security key: win-1 (win-1.corp.internal:3389) for portlatch tap").await;
+    rdp.sees("Tap your security key: win-1 (win-1.corp.internal:3389) for portlatch rdp").await;
     assert!(!bin.join("xfreerdp.arguments").exists(), "nothing is opened before the tap");
     rdp.sees("Press Enter").await;
     rdp.types("").await;
