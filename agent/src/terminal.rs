@@ -54,6 +54,11 @@ pub(crate) fn is_coloured(output: &impl io::IsTerminal) -> bool {
     output.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
+/// Whether a person can be asked there.
+pub(crate) fn has_keyboard() -> bool {
+    io::stdin().is_terminal()
+}
+
 /// One line of standard input, without its end.
 ///
 /// # Errors
@@ -79,9 +84,7 @@ pub(crate) fn read_line() -> Result<Zeroizing<String>, Failure> {
 pub(crate) async fn ask_secret(question: &str) -> Result<Zeroizing<String>, Failure> {
     let stdin = io::stdin();
     let Ok(before) = tcgetattr(&stdin) else {
-        return Err(Failure::Usage(
-            "there is no terminal to ask for the password: use --password-stdin".to_owned(),
-        ));
+        return Err(Failure::Usage("there is no terminal to ask on".to_owned()));
     };
     let mut silent = before.clone();
     silent.local_modes.remove(LocalModes::ECHO);

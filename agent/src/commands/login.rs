@@ -30,6 +30,8 @@ mod browser;
 
 /// Longest device name (the protocol's names have at most 64 characters).
 const MAX_DEVICE: usize = 64;
+/// Where a script writes the password.
+const PASSWORD_LINE: &str = "the password goes on the first one";
 
 /// Signs in and keeps the login.
 pub(crate) async fn login(options: &Login, files: &Files, clock: &Clock) -> Result<(), Failure> {
@@ -91,8 +93,8 @@ enum SecondFactor {
 
 async fn recovery_code(options: &Login) -> Result<Secret, Failure> {
     let code = match options.password_stdin {
-        true => given()?,
-        false => terminal::ask_secret("Recovery code").await?,
+        true => given("the recovery code goes on the second one")?,
+        false => asked("Recovery code").await?,
     };
     Ok(Secret(code.to_string()))
 }
@@ -156,12 +158,12 @@ fn trust(options: &Login, files: &Files, address: &ClusterAddress) -> Result<Tru
 async fn first_factor(options: &Login) -> Result<FirstFactor, Failure> {
     let secret = |text: Zeroizing<String>| Secret(text.to_string());
     let proof = match (&options.enrol, options.password_stdin) {
-        (None, true) => FirstFactor::Password { password: secret(given()?) },
-        (None, false) => FirstFactor::Password { password: secret(terminal::ask_secret("Password").await?) },
-        (Some(token), true) => enrolment(token, secret(given()?)),
+        (None, true) => FirstFactor::Password { password: secret(given(PASSWORD_LINE)?) },
+        (None, false) => FirstFactor::Password { password: secret(asked("Password").await?) },
+        (Some(token), true) => enrolment(token, secret(given(PASSWORD_LINE)?)),
         (Some(token), false) => {
-            let password = terminal::ask_secret("New password").await?;
-            if *terminal::ask_secret("New password, once more").await? != *password {
+            let password = asked("New password").await?;
+            if *asked("New password, once more").await? != *password {
                 return Err(Failure::because("the two passwords differ: try again"));
             }
             enrolment(token, secret(password))
@@ -170,15 +172,23 @@ async fn first_factor(options: &Login) -> Result<FirstFactor, Failure> {
     Ok(proof)
 }
 
-/// A password from a script.
-fn given() -> Result<Zeroizing<String>, Failure> {
+/// A secret from a script, and which line it should stand in.
+fn given(place: &str) -> Result<Zeroizing<String>, Failure> {
     let line = terminal::read_line()?;
     match line.is_empty() {
-        true => Err(Failure::because(
-            "a line of standard input is empty: write the password there, and below it the code",
-        )),
+        true => Err(Failure::Failed(format!("a line of standard input is empty: {place}"))),
         false => Ok(line),
     }
+}
+
+/// A secret from the person.
+async fn asked(question: &str) -> Result<Zeroizing<String>, Failure> {
+    if !terminal::has_keyboard() {
+        return Err(Failure::Usage(
+            "there is no terminal to ask for the password: use --password-stdin".to_owned(),
+        ));
+    }
+    terminal::ask_secret(question).await
 }
 
 fn enrolment(token: &str, new_password: Secret) -> FirstFactor {

@@ -5,13 +5,16 @@ use qrcodegen::{QrCode, QrCodeEcc};
 /// Modules of empty border that the standard asks for (ISO/IEC 18004, 6.3.8).
 const QUIET: i32 = 4;
 
-/// The lines of the code; `None` where there is more text than a code holds.
+/// The lines of the code; `None` where there is more text than a code holds, or it is wider than these columns.
 ///
 /// Set modules are dark on a light ground, in black and white whatever the terminal's own colours are: scanners do not
 /// all read it the other way round.
-pub(crate) fn lines(text: &str) -> Option<Vec<String>> {
+pub(crate) fn lines(text: &str, columns: usize) -> Option<Vec<String>> {
     let code = QrCode::encode_text(text, QrCodeEcc::Low).ok()?;
     let range = -QUIET..code.size() + QUIET;
+    if range.len() > columns {
+        return None;
+    }
     let rows: Vec<i32> = range.clone().step_by(2).collect();
     Some(rows.into_iter().map(|y| row(&code, range.clone(), y)).collect())
 }
@@ -54,7 +57,7 @@ mod tests {
     fn what_is_drawn_is_the_code_with_its_border() {
         let text = "otpauth://totp/proxy.example.com:jerry?secret=JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP&issuer=proxy.example.com";
         let code = QrCode::encode_text(text, QrCodeEcc::Low).unwrap();
-        let drawn = modules(&lines(text).unwrap());
+        let drawn = modules(&lines(text, 80).unwrap());
         for y in -QUIET..code.size() + QUIET {
             for x in -QUIET..code.size() + QUIET {
                 let at = |n: i32| usize::try_from(n + QUIET).unwrap();
@@ -66,6 +69,9 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_not_drawn() {
-        assert!(lines(&"x".repeat(5000)).is_none());
+        assert!(lines(&"x".repeat(5000), usize::MAX).is_none());
+        // Version 1: 21 modules, and the border on both sides.
+        assert!(lines("x", 29).is_some());
+        assert!(lines("x", 28).is_none());
     }
 }

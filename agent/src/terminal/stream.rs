@@ -32,18 +32,22 @@ impl Stream {
     /// # Errors
     /// If nobody reads it any more.
     pub(crate) fn draw(self, region: &mut Region, lines: &[&str]) -> io::Result<()> {
-        let size = match self {
-            Self::Out => tcgetwinsize(io::stdout()),
-            Self::Err => tcgetwinsize(io::stderr()),
-        };
-        let columns = size.map_or(0, |size| usize::from(size.ws_col));
-        let columns = if columns == 0 { DEFAULT_COLUMNS } else { columns };
         let is_coloured = match self {
             Self::Out => is_coloured(&io::stdout()),
             Self::Err => is_coloured(&io::stderr()),
         };
         let emphasis = if is_coloured { (BOLD, PLAIN) } else { ("", "") };
-        self.write(region.drawn(lines, columns, emphasis).as_bytes())
+        self.write(region.drawn(lines, self.columns(), emphasis).as_bytes())
+    }
+
+    /// How wide the terminal is, as far as it says.
+    pub(crate) fn columns(self) -> usize {
+        let size = match self {
+            Self::Out => tcgetwinsize(io::stdout()),
+            Self::Err => tcgetwinsize(io::stderr()),
+        };
+        let columns = size.map_or(0, |size| usize::from(size.ws_col));
+        if columns == 0 { DEFAULT_COLUMNS } else { columns }
     }
 
     /// Takes away what the region has; the next line stands in its place.

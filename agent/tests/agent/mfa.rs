@@ -1,5 +1,6 @@
 //! `portlatch mfa`: the user's own keys and apps.
 
+use crate::support::control::Verdicts;
 use crate::support::tty::Tty;
 use crate::support::{Machine, complaint};
 use serde_json::{Value, json};
@@ -75,6 +76,29 @@ async fn an_app_s_key_is_written_into_no_file() {
     assert!(!written.contains("JBSW") && !written.contains("add the authenticator app"), "{written}");
 }
 
+/// Its code could not be entered.
+#[tokio::test]
+async fn without_a_keyboard_nobody_is_asked_to_tap_for_an_app() {
+    let (machine, person, _agent) = Machine::attached("auto").await;
+    let mut add = Tty::start_without_keyboard(&machine, &["mfa", "add", "app", "phone"], 120);
+    add.shows("run it without redirecting its input").await;
+    add.ends().await;
+    assert!(!add.everything().contains("First show that it is you"), "{}", add.everything());
+    assert!(!text(&person.ends_now().await.stdout).contains("add the authenticator app"));
+}
+
+#[tokio::test]
+async fn on_a_narrow_terminal_the_app_s_key_is_shown_without_a_qr_code() {
+    let (machine, _person, _agent) = Machine::attached("auto").await;
+    let mut add = Tty::start(&machine, &["mfa", "add", "app", "phone"], 30);
+    add.shows("The code that it shows").await;
+    let written = add.everything();
+    assert!(written.contains("a QR code is shown on a terminal that is wide enough"), "{written}");
+    assert!(!written.contains('█') && written.contains("JBSW Y3DP EHPK 3PXP"), "{written}");
+    add.signal(rustix::process::Signal::INT);
+    add.ends().await;
+}
+
 #[tokio::test]
 async fn a_key_is_removed_after_a_tap_and_stays_after_a_denial() {
     let (machine, _person, _agent) = Machine::attached("enter").await;
@@ -116,9 +140,44 @@ async fn recovery_codes_are_shown_once_and_log_in_without_a_key() {
     assert!(!text(&person.ends_now().await.stdout).contains(codes[0]), "others who watch do not see them");
     let login = machine.login_with("correct horse\nwrong\n", &["--without-pin", "--recovery-code"]).await;
     assert_eq!(login.status.code(), Some(1));
+    for (input, place) in [
+        ("\n", "the password goes on the first one"),
+        ("correct horse\n\n", "the recovery code goes on the second one"),
+    ] {
+        let login = machine.login_with(input, &["--without-pin", "--recovery-code"]).await;
+        assert_eq!(complaint(&login), format!("portlatch: a line of standard input is empty: {place}"));
+    }
     let input = format!("correct horse\n{}\n", codes[0]);
     let login = machine.login_with(&input, &["--without-pin", "--recovery-code"]).await;
     assert!(login.status.success(), "{}", text(&login.stderr));
+}
+
+/// The tap has reached control; the prompt is closed before control's answer has come.
+#[tokio::test]
+async fn what_control_has_changed_is_told_though_its_prompt_was_closed_meanwhile() {
+    let (machine, mut person, _agent) = Machine::attached("enter").await;
+    machine.control.has_device("0a", "blue");
+    for (proofs, command, told) in [
+        (
+            1,
+            &["mfa", "rm", "blue"][..],
+            "The change of your keys was made all the same: see `portlatch mfa ls`.",
+        ),
+        (2, &["mfa", "recovery-codes"], "New recovery codes were made all the same, which nobody can see"),
+    ] {
+        machine.control.gives(Verdicts::Held);
+        let mut asking = machine.start(command);
+        asking.sees("Press Enter").await;
+        asking.types("").await;
+        machine.control.is_proven(proofs).await;
+        // Whoever asked has gone.
+        asking.signal(rustix::process::Signal::INT);
+        asking.ends().await;
+        person.sees("Closed: ").await;
+        machine.control.gives(Verdicts::Told);
+        person.sees(told).await;
+    }
+    assert!(listed(&machine).await.is_empty());
 }
 
 #[tokio::test]

@@ -46,6 +46,11 @@ pub(super) async fn add(
             "the app's key is shown on a terminal and nowhere else: run it without redirecting its output",
         ));
     }
+    if options.kind == DeviceKind::App && !terminal::has_keyboard() {
+        return Err(Failure::because(
+            "the app's first code is typed at a terminal: run it without redirecting its input",
+        ));
+    }
     say("First show that it is you, with what you have already.")?;
     let device = match changed(change, title, options.mfa_mode, files).await? {
         CeremonyOutcome::EnrolKey { ceremony, options: creation, expires_in } => {
@@ -98,7 +103,7 @@ async fn new_app(
         Failure::because("the server's answer makes no sense: is it a Portlatch cluster of this version?")
     })?;
     say("Scan this with your authenticator app:")?;
-    match terminal::qr_code(&uri.0) {
+    match terminal::qr_code(&uri.0, Stream::Out.columns()) {
         Some(lines) => lines.iter().try_for_each(|line| say(line))?,
         None => say("  (a QR code is shown on a terminal that is wide enough)")?,
     }

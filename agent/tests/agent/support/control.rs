@@ -41,6 +41,7 @@ use tokio_rustls::TlsAcceptor;
 
 mod answers;
 
+pub(crate) use answers::{Memory, Verdicts};
 use answers::{device, explanation, grant, outcome};
 
 /// The name by which the loopback is reached; a relying party must have one.
@@ -64,14 +65,6 @@ struct State {
 enum Peer {
     Anonymous,
     LoggedIn,
-}
-
-/// Whether control forgets taps when it is told to.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum Memory {
-    #[default]
-    Obedient,
-    Stubborn,
 }
 
 #[derive(Default)]
@@ -104,6 +97,8 @@ struct Story {
     local: Option<u16>,
     /// What proved presence at prompts.
     proofs: Vec<String>,
+    /// Whether what came of a proof is told.
+    verdicts: Verdicts,
     extra: usize,
 }
 
@@ -207,6 +202,16 @@ impl Control {
     /// The kinds of the proofs that were sent, good or not.
     pub(crate) fn proofs(&self) -> Vec<String> {
         self.state.story.lock().unwrap().proofs.clone()
+    }
+
+    /// Waits until so many proofs were taken, good or not.
+    pub(crate) async fn is_proven(&self, times: usize) {
+        self.comes_to(|story| story.proofs.len() >= times).await;
+    }
+
+    /// Whether what comes of a proof is told at once.
+    pub(crate) fn gives(&self, verdicts: Verdicts) {
+        self.state.story.lock().unwrap().verdicts = verdicts;
     }
 
     /// How often the agent had its taps forgotten.
@@ -335,20 +340,13 @@ impl State {
                 reply(StatusCode::OK, &json!(explanation(&serde_json::from_value(body).unwrap())))
             }
             (Method::POST, ["v1", "ceremonies"]) => {
-                self.story.lock().unwrap().made += 1;
-                let request: CeremonyRequest = serde_json::from_value(body).unwrap();
-                let takes_codes = matches!(request.purpose, CeremonyPurpose::Open(_));
-                let (ceremony, options) = self.challenge(Some(request.purpose));
-                let ceremony = Ceremony {
-                    ceremony: ceremony.parse().unwrap(),
-                    options,
-                    expires_in: 120,
-                    code_allowed: takes_codes && self.story.lock().unwrap().code.is_some(),
-                    browser: None,
-                };
-                reply(StatusCode::OK, &json!(ceremony))
+                self.begin_ceremony(serde_json::from_value(body).unwrap())
             }
-            (Method::POST, ["v1", "ceremonies", ceremony]) => self.finish_ceremony(ceremony, &body),
+            (Method::POST, ["v1", "ceremonies", ceremony]) => {
+                let verdict = self.finish_ceremony(ceremony, &body);
+                self.tells_verdicts().await;
+                verdict
+            }
             (Method::GET, ["v1", "devices"]) => {
                 let story = self.story.lock().unwrap();
                 let recovery_codes = u32::try_from(story.recovery_codes.len()).unwrap();
@@ -368,6 +366,26 @@ impl State {
                 reply(StatusCode::NO_CONTENT, &Value::Null)
             }
             _ => problem(StatusCode::NOT_FOUND, "bad_request"),
+        }
+    }
+
+    fn begin_ceremony(&self, request: CeremonyRequest) -> Response<Full<Bytes>> {
+        self.story.lock().unwrap().made += 1;
+        let takes_codes = matches!(request.purpose, CeremonyPurpose::Open(_));
+        let (ceremony, options) = self.challenge(Some(request.purpose));
+        let ceremony = Ceremony {
+            ceremony: ceremony.parse().unwrap(),
+            options,
+            expires_in: 120,
+            code_allowed: takes_codes && self.story.lock().unwrap().code.is_some(),
+            browser: None,
+        };
+        reply(StatusCode::OK, &json!(ceremony))
+    }
+
+    async fn tells_verdicts(&self) {
+        while self.story.lock().unwrap().verdicts == Verdicts::Held {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     }
 

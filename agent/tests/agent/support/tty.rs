@@ -28,6 +28,16 @@ pub(crate) struct Tty {
 impl Tty {
     /// Starts `portlatch` with these arguments on a terminal that is so many columns wide.
     pub(crate) fn start(machine: &Machine, arguments: &[&str], columns: u16) -> Self {
+        Self::start_by(&[], machine, arguments, columns)
+    }
+
+    /// The same with nothing to read: its output alone is the terminal's.
+    pub(crate) fn start_without_keyboard(machine: &Machine, arguments: &[&str], columns: u16) -> Self {
+        Self::start_by(&["sh", "-c", "exec \"$0\" \"$@\" </dev/null"], machine, arguments, columns)
+    }
+
+    /// Has this program start it.
+    fn start_by(starter: &[&str], machine: &Machine, arguments: &[&str], columns: u16) -> Self {
         let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&terminal).unwrap();
         unlockpt(&terminal).unwrap();
@@ -38,7 +48,11 @@ impl Tty {
         let portlatch = machine.command(arguments);
         // A session of its own, whose terminal this is.
         let mut command = Command::new("setsid");
-        command.args(["--ctty", "--wait"]).arg(portlatch.as_std().get_program()).args(arguments);
+        command
+            .args(["--ctty", "--wait"])
+            .args(starter)
+            .arg(portlatch.as_std().get_program())
+            .args(arguments);
         for (name, value) in portlatch.as_std().get_envs() {
             match value {
                 Some(value) => command.env(name, value),

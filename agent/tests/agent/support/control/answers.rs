@@ -9,6 +9,23 @@ use serde_json::{Value, json};
 
 use super::{CLUSTER, Story};
 
+/// Whether control forgets taps when it is told to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Memory {
+    #[default]
+    Obedient,
+    Stubborn,
+}
+
+/// When control tells what came of a proof.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Verdicts {
+    #[default]
+    Told,
+    /// Not before they are told again.
+    Held,
+}
+
 /// Why this port can be opened or not.
 pub(super) fn explanation(target: &ExecTarget) -> Explanation {
     let ExecTarget { resource, port } = target;
