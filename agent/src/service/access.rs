@@ -1,12 +1,12 @@
 //! Requests: from the daemon, whose programs wait, and from commands (`portlatch tap`, `exec`, `mfa`), which are
-//! beforehand.
+//! beforehand. How they end is in `ending`.
 
 use std::time::Duration;
 
 use portlatch_clock::BootTime;
 use portlatch_protocol::api::ceremony::CeremonyOutcome;
-use portlatch_protocol::api::{AccessAnswer, AccessRequest, IssuedGrant};
-use portlatch_protocol::attach::{AccessWanted, Grant, ToDaemon};
+use portlatch_protocol::api::{AccessAnswer, AccessRequest};
+use portlatch_protocol::attach::{AccessWanted, ToDaemon};
 use portlatch_protocol::names::ResourceId;
 use portlatch_protocol::refusal::RefusalReason;
 use tokio::sync::mpsc;
@@ -24,6 +24,11 @@ use crate::mfa_mode::MfaMode;
 use crate::prompt::Waiting;
 use crate::safe_text::{safe, safe_sentence};
 
+mod ending;
+
+pub(super) use ending::tell_more;
+use ending::{failed, tell_failed};
+
 /// Requests at once: the daemon asks once for each resource and port, so this is more than a person's programs open.
 const MAX_REQUESTS: usize = 256;
 /// How long the daemon has to say whether a proxy is up; its own limit is 5 s (design section 11).
@@ -32,9 +37,6 @@ const TUNNEL_TIME: Duration = Duration::from_secs(30);
 const MAX_PROGRAMS: usize = 64;
 /// Our own requests' numbers have this bit, the daemon's do not: it counts from zero.
 const OURS: u64 = 1 << 63;
-
-/// Of what a command has not read yet, what is kept free for its end: it brings what cannot be had again.
-const ROOM_FOR_THE_END: usize = 1;
 
 /// What a command is told while nobody can see a prompt.
 pub(super) const AWAY: &str = "your screen is locked, so that nobody can tap: unlock it, then try again";
@@ -282,57 +284,6 @@ impl Service {
         self.show_prompt();
     }
 
-    /// Ends a request with what its tap brought.
-    pub(super) fn deliver(&mut self, id: RequestId, outcome: CeremonyOutcome) {
-        let Some(request) = self.requests.remove(&id) else { return };
-        match (request.subject.clone(), outcome) {
-            (Subject::Port { resource, port }, CeremonyOutcome::Granted(grant)) => {
-                self.deliver_grant(id, request, resource, port, &grant);
-            }
-            (Subject::Exec(_), CeremonyOutcome::Remembered { expires_in, .. }) => {
-                let text = format!("{} may begin", request.title);
-                tell(&request, Tell::Tapped { text, seconds: expires_in });
-            }
-            (_, outcome) => tell(&request, Tell::Changed { outcome }),
-        }
-    }
-
-    fn deliver_grant(
-        &mut self,
-        id: RequestId,
-        request: Request,
-        resource: ResourceId,
-        port: u16,
-        grant: &IssuedGrant,
-    ) {
-        let for_daemon = Grant {
-            token: grant.token.clone(),
-            expires_in: Duration::from_secs(grant.expires_in),
-            amr: grant.amr.clone(),
-            program: request.program.as_ref().map(|program| program.name.clone()),
-        };
-        match request.origin {
-            Origin::Daemon => self.send(ToDaemon::Granted(id.0, for_daemon)),
-            Origin::Command(_) => {
-                self.send(ToDaemon::Offer(resource, port, for_daemon));
-                let text = format!("{} is open", request.what());
-                tell(&request, Tell::Tapped { text, seconds: grant.expires_in });
-            }
-        }
-    }
-
-    /// Ends a request without one. The daemon tells of the refusals themselves.
-    pub(super) fn refuse(&mut self, id: RequestId, reason: RefusalReason, message: Option<String>) {
-        let Some(request) = self.requests.remove(&id) else { return };
-        tracing::debug!(%reason, ?message, "refused");
-        match request.origin {
-            Origin::Daemon => self.send(ToDaemon::Refused(id.0, reason)),
-            Origin::Command(tells) => {
-                let _ = tells.try_send(failed(reason, message));
-            }
-        }
-    }
-
     pub(super) fn give_up_requests(&mut self, now: BootTime) {
         let is_late = |request: &Request| request.give_up_at().is_some_and(|at| at <= now);
         let late: Vec<RequestId> =
@@ -345,45 +296,6 @@ impl Service {
     /// When the next request gives up by itself.
     pub(super) fn next_give_up(&self) -> Option<BootTime> {
         self.requests.values().filter_map(Request::give_up_at).min()
-    }
-
-    /// Whoever ran the command has pressed Ctrl-C.
-    pub(super) fn drop_deserted(&mut self) {
-        let is_deserted =
-            |request: &Request| matches!(&request.origin, Origin::Command(tells) if tells.is_closed());
-        let deserted: Vec<RequestId> =
-            self.requests.iter().filter(|(_, request)| is_deserted(request)).map(|(id, _)| *id).collect();
-        for id in deserted {
-            self.requests.remove(&id);
-            self.broker.handle_refused(id, RefusalReason::TimedOut, self.clock.boot_time());
-        }
-        self.obey_broker();
-    }
-
-    /// Nobody is there any more to whom answers could go.
-    pub(super) fn drop_requests(&mut self, why: &str) {
-        for request in std::mem::take(&mut self.requests).into_values() {
-            tell_failed(&request, why);
-        }
-        self.broker.handle_nobody_there(RefusalReason::NoLogin);
-        self.obey_broker();
-    }
-
-    /// The daemon is gone, or still is: what it is needed for ends. A change of keys needs none.
-    pub(super) fn drop_requests_of_daemon(&mut self, why: &str) {
-        let is_daemon_s = |request: &Request| !matches!(request.subject, Subject::Devices(_));
-        let mut ids: Vec<RequestId> =
-            self.requests.iter().filter(|(_, request)| is_daemon_s(request)).map(|(id, _)| *id).collect();
-        // The open one last, so that none of the others opens in its place.
-        ids.sort_by_key(|id| self.prompt.as_ref().is_some_and(|prompt| prompt.id == *id));
-        let now = self.clock.boot_time();
-        for id in ids {
-            if let Some(request) = self.requests.remove(&id) {
-                tell_failed(&request, why);
-            }
-            self.broker.handle_refused(id, RefusalReason::NoLogin, now);
-        }
-        self.obey_broker();
     }
 
     pub(super) const fn is_attached(&self) -> bool {
@@ -404,77 +316,5 @@ pub(super) fn access_request(
         tunnel_key,
         program: program.map(|program| program.name.clone()),
         pid: program.map(|program| program.pid),
-    }
-}
-
-/// Tells the command that asked how it ended, if it was one and still listens. A request ends once, so that there is room.
-fn tell(request: &Request, tell: Tell) {
-    if let Origin::Command(tells) = &request.origin {
-        let _ = tells.try_send(tell);
-    }
-}
-
-/// Tells it what happens meanwhile; whoever is slow to read misses some of it.
-pub(super) fn tell_more(request: &Request, tell: Tell) {
-    if let Origin::Command(tells) = &request.origin
-        && tells.capacity() > ROOM_FOR_THE_END
-    {
-        let _ = tells.try_send(tell);
-    }
-}
-
-fn tell_failed(request: &Request, why: &str) {
-    tell(request, Tell::Failed { denied: false, text: why.to_owned() });
-}
-
-fn failed(reason: RefusalReason, message: Option<String>) -> Tell {
-    let denied = match reason {
-        RefusalReason::Denied
-        | RefusalReason::Policy
-        | RefusalReason::UnknownPort
-        | RefusalReason::Locked
-        | RefusalReason::CoolDown
-        | RefusalReason::QueueFull
-        | RefusalReason::Limit => true,
-        RefusalReason::NoLogin
-        | RefusalReason::TimedOut
-        | RefusalReason::TargetRefused
-        | RefusalReason::TargetUnreachable
-        | RefusalReason::NoProxy => false,
-    };
-    Tell::Failed { denied, text: message.unwrap_or_else(|| reason.advice().to_owned()) }
-}
-
-#[cfg(test)]
-mod tests {
-    use portlatch_protocol::api::Secret;
-    use portlatch_protocol::api::ceremony::DeviceChange;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn how_it_ends_reaches_a_command_that_reads_nothing() {
-        let (tells, mut told) = mpsc::channel(8);
-        let request = Request {
-            number: 1,
-            origin: Origin::Command(tells),
-            subject: Subject::Devices(DeviceChange::RecoveryCodes),
-            title: "make recovery codes".to_owned(),
-            program: None,
-            mode: None,
-            waiting: Waiting::Yes,
-            stage: Stage::Prompt(0),
-        };
-        for number in 0..100 {
-            tell_more(&request, Tell::Note { text: number.to_string() });
-        }
-        let codes = vec![Secret("0000-0000".to_owned())];
-        tell(&request, Tell::Changed { outcome: CeremonyOutcome::RecoveryCodes { codes } });
-        drop(request);
-        let mut last = None;
-        while let Some(tell) = told.recv().await {
-            last = Some(tell);
-        }
-        assert!(matches!(last, Some(Tell::Changed { .. })), "{last:?}");
     }
 }
