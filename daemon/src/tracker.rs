@@ -46,6 +46,9 @@ const MAX_METHODS: usize = 8;
 const MAX_METHOD: usize = 16;
 /// Ports that are tracked at once for one login: every wait and every grant is one. Over it, refused.
 const MAX_PORTS: usize = 8192;
+/// Questions to the agent that are open at once: far more than a person's programs ask, and few enough for an agent that
+/// is slow to read. A scan of a thousand ports of one's own must not cost the login. Over it, refused.
+const MAX_ASKED: usize = 512;
 
 /// What a grant is for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -411,7 +414,7 @@ impl Tracker {
 
     fn ask(&mut self, wanted: &Wanted<'_>, flow: WaiterId, now: BootTime) {
         let Wanted { key, host, inode, prompt_on } = *wanted;
-        if self.ports.len() >= MAX_PORTS {
+        if self.ports.len() >= MAX_PORTS || self.requests.len() >= MAX_ASKED {
             return self.events.push_back(Event::Verdict(flow, Verdict::Refused(RefusalReason::Limit)));
         }
         let request = self.request(key, host, inode);

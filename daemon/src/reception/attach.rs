@@ -17,8 +17,10 @@ use crate::worker::command::{AlreadyAttached, AttachKey, AttachedLogin, Catalogu
 
 /// The agent asks control over the network for the certificate.
 const CERTIFICATE_DEADLINE: Duration = Duration::from_secs(20);
-/// Messages to an agent that it has not read yet; one that falls further behind is let go.
-const MAX_UNREAD: usize = 1024;
+/// Messages to an agent that it has not read yet; one that falls further behind is let go. Room for a question and its end
+/// at as many ports as are asked about at once, and for each program that comes to an open prompt and goes (1,024 wait at
+/// most).
+const MAX_UNREAD: usize = 4096;
 /// Names of one login (design section 9).
 const MAX_RESOURCES: usize = 4096;
 /// Longest attach: certificates live as long as the login, and `max_session_ttl` is a day or so.

@@ -130,6 +130,27 @@ fn another_port_is_asked_for_on_its_own() {
 }
 
 #[test]
+fn a_scan_of_ports_is_refused_before_the_agent_has_too_much_to_read() {
+    let (mut tracker, now) = start();
+    let most = u16::try_from(MAX_ASKED).unwrap();
+    (1..=most).for_each(|port| flow(&mut tracker, port, port.into(), now));
+    let requests = asked(&events(&mut tracker));
+    assert_eq!(requests.len(), MAX_ASKED);
+    flow(&mut tracker, most + 1, 9001, now);
+    assert_eq!(
+        events(&mut tracker),
+        [Event::Verdict(WaiterId(9001), Verdict::Refused(RefusalReason::Limit))]
+    );
+    // A port that is asked about already costs nothing more; and an answer makes room.
+    flow(&mut tracker, 1, 9002, now);
+    assert_eq!(events(&mut tracker), []);
+    tracker.handle_granted(requests[0], grant(&[]), now);
+    assert_eq!(verdicts(&events(&mut tracker)).len(), 2);
+    flow(&mut tracker, most + 1, 9003, now);
+    assert_eq!(asked(&events(&mut tracker)).len(), 1);
+}
+
+#[test]
 fn no_prompt_opens_before_a_tunnel_is_up() {
     let (mut tracker, now) = start();
     flow(&mut tracker, 5432, 1, now);
