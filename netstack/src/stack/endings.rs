@@ -86,11 +86,13 @@ impl<M: RingMemory> Stack<M> {
     pub(super) fn take_apart(&mut self, slot: u32) {
         let flow = &mut self.flows[slot as usize];
         self.timers.disarm(Alarm::Slot(slot), &mut flow.alarm);
-        if flow.has_pages {
-            self.counters.reclaimed += 1;
-            self.memory.reclaim(slot as usize);
-        }
+        let had_pages = flow.has_pages;
         if let Some(vacant) = self.flows.take_apart(slot) {
+            // Now that nothing refers to the rings.
+            if had_pages {
+                self.counters.reclaimed += 1;
+                self.memory.reclaim(slot as usize);
+            }
             self.memory.take_back(vacant);
         }
     }

@@ -163,6 +163,23 @@ mod tests {
     }
 
     #[test]
+    fn a_slot_whose_loan_has_ended_is_lent_again_and_reads_zero() {
+        let mut slab = RingSlab::new(2, 4096).unwrap();
+        let (receive, send) = slab.rings(0).unwrap();
+        receive.fill(1);
+        send.fill(2);
+        slab.reclaim(0);
+        // SAFETY: neither ring is used below this line.
+        unsafe { slab.end_loan(0) };
+        let (receive, send) = slab.rings(0).unwrap();
+        assert!(receive.iter().chain(send.iter()).all(|byte| *byte == 0));
+        assert!(slab.rings(0).is_none());
+        // SAFETY: there is no such slot.
+        unsafe { slab.end_loan(99) };
+        assert!(slab.rings(99).is_none());
+    }
+
+    #[test]
     fn rings_of_different_slots_do_not_overlap() {
         let mut slab = RingSlab::new(3, 4096).unwrap();
         let rings: Vec<_> = (0..3).filter_map(|slot| slab.rings(slot)).collect();
