@@ -26,7 +26,7 @@ use crate::target::{Target, TargetFault};
 use crate::tunnel::Tunnel;
 
 /// What a peer has for its header, and for taking our answer (design section 11).
-const HEADER_DEADLINE: Duration = Duration::from_secs(5);
+pub(crate) const HEADER_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Serves one stream from its header to its end.
 pub async fn run(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, mut send: SendStream, mut receive: RecvStream) {

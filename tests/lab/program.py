@@ -169,8 +169,8 @@ def hold(host, port, count):
         waiting[connection.fileno()] = connection
         poll.register(connection, select.EPOLLOUT)
         look(0)
-    # A SYN that was lost is sent again after a second.
-    while look(3):
+    # A SYN that was lost is sent again after a second, and again after another: then after two, and four.
+    while look(8):
         pass
     say(json.dumps({**results, "waiting": len(waiting)}))
     sys.stdin.readline()

@@ -139,7 +139,7 @@ fn directory_in(scratch: &Path) -> Result<tempfile::TempDir> {
 mod tests {
     use super::*;
 
-    const SHORT: Span = Span { warm_up: Duration::ZERO, time: Duration::from_secs(2) };
+    const SHORT: Span = Span { warm_up: Duration::ZERO, time: Duration::from_secs(5) };
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn ceremonies_end_in_grants_and_are_counted() {

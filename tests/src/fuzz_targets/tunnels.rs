@@ -44,9 +44,6 @@ pub fn fuzz_tunnels(bytes: &[u8]) {
         rest = tail;
         story.step(*what, *number, *how);
         story.open_granted();
-        if !story.gate.is_in_time() {
-            return;
-        }
     }
     story.end();
 }

@@ -35,7 +35,7 @@ impl Lab {
 
     /// Waits until the newest refusal at this port has this reason.
     pub fn wait_for_refusal(&self, account: Account, port: u16, reason: &str) {
-        wait_for(&format!("a refusal at port {port} for {reason}"), Duration::from_secs(5), || {
+        wait_for(&format!("a refusal at port {port} for {reason}"), PATIENCE, || {
             self.newest_refusal(account, port).filter(|newest| newest == reason)
         });
     }

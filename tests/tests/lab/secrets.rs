@@ -187,7 +187,9 @@ impl Day<'_> {
         }
         // What is typed before the terminal is silent is thrown away.
         let added = || fs::read_to_string(inside(self.lab, "/home/jerry/terminal")).unwrap_or_default();
+        let deadline = Instant::now() + PATIENCE;
         while !added().contains("Added phone.") {
+            assert!(Instant::now() < deadline, "{}", added());
             assert!(add.is_running() || added().contains("Added phone."), "{}", added());
             add.write_line(&code);
             let until = Instant::now() + Duration::from_secs(2);
@@ -223,6 +225,10 @@ impl Day<'_> {
         let mut program = self.lab.program(Jerry, &["talk", "billing-db.corp.internal", "6433"]);
         self.lab.wait_for_prompt(Jerry, "billing-db", 6433);
         let fails = self.lab.count("mfa.fail");
+        // A code that is typed before the prompt is there is for nothing.
+        wait_for("the prompt at the watch", PATIENCE, || {
+            watch.read_line(PATIENCE).contains("billing-db").then_some(())
+        });
         watch.write_line(wrong);
         wait_for("the wrong code's end", PATIENCE, || (self.lab.count("mfa.fail") > fails).then_some(()));
         wait_for("the next try", PATIENCE, || {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use portlatch_clock::{BootTime, Clock, TimeOfDay};
+use portlatch_clock::{Clock, TimeOfDay};
 use portlatch_protocol::frame::{self, LENGTH_BYTES, MAX_STREAM_FRAME};
 use portlatch_protocol::names::Id;
 use portlatch_protocol::stream::{Open, OpenRefusal};
@@ -28,8 +28,6 @@ const MOST_SESSIONS: usize = 48;
 /// Refused streams of one user: a token of the bucket, and what it holds.
 const REFUSAL: Duration = Duration::from_millis(50);
 const MOST_REFUSALS: u32 = 1000;
-/// A story that takes longer is on a machine that stands still now and then: its clock is no measure.
-const LONGEST_STORY: Duration = Duration::from_secs(1);
 
 /// A stream that was let in and has not begun: its target's name is being resolved.
 struct Admitted {
@@ -87,9 +85,7 @@ impl NotAdmitted {
 
 /// The proxy, and the model beside it.
 pub(super) struct Gate {
-    clock: Clock,
     mover: watch::Sender<Duration>,
-    began: BootTime,
     origin: Instant,
     passed: u32,
     view: Arc<View>,
@@ -107,11 +103,9 @@ pub(super) struct Gate {
 
 impl Gate {
     pub(super) fn new() -> Self {
-        let (clock, mover) = Clock::movable();
-        let view = View::new("p1".parse().expect("a name"), clock.clone());
+        let (clock, mover) = Clock::still(TimeOfDay(BEGIN * 1000));
+        let view = View::new("p1".parse().expect("a name"), clock);
         Self {
-            began: clock.boot_time(),
-            clock,
             mover,
             origin: Instant::now(),
             passed: 0,
@@ -127,12 +121,6 @@ impl Gate {
             usage: Default::default(),
             next_id: 0,
         }
-    }
-
-    /// Whether the machine's clock, under the story's, has not moved to speak of.
-    pub(super) fn is_in_time(&self) -> bool {
-        let moved = STEP * self.passed;
-        self.clock.boot_time().saturating_since(self.began).saturating_sub(moved) < LONGEST_STORY
     }
 
     /// How long the story has been going on, by its own clock.
