@@ -23,6 +23,7 @@ pub mod loads;
 pub mod path;
 mod plot;
 pub mod process;
+mod repeated;
 mod report;
 pub mod results;
 pub mod rows;

@@ -18,11 +18,11 @@ use portlatch_protocol::names::Id;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 use self::asker::Asker;
 use self::server::Server;
 use super::figures::{Samples, per_second};
+use super::repeated::{Window, gathered};
 use super::wire::Span;
 
 mod asker;
@@ -80,32 +80,22 @@ pub async fn ceremonies(parallel: usize, span: Span, scratch: &Path) -> Result<V
         // Who signs in may do so as often as a person does.
         pass(&mover, Duration::from_secs(60));
     }
-    let begin = Instant::now() + span.warm_up;
-    let end = begin + span.time;
+    let window = Window::of(span);
     let mut tasks = JoinSet::new();
     for mut asker in askers {
         let mover = mover.clone();
         let step = BETWEEN_CHALLENGES / u32::try_from(parallel).unwrap_or(u32::MAX);
         tasks.spawn(async move {
             let mut samples = Samples::default();
-            loop {
-                let began = Instant::now();
-                if began >= end {
-                    return anyhow::Ok(samples);
-                }
+            while let Some(began) = window.begins() {
                 asker.tap().await?;
                 pass(&mover, step);
-                let now = Instant::now();
-                if began >= begin && now <= end {
-                    samples.push(now - began);
-                }
+                window.ends(began).into_iter().for_each(|sample| samples.push(sample));
             }
+            Ok(samples)
         });
     }
-    let mut samples = Samples::default();
-    while let Some(task) = tasks.join_next().await {
-        samples.extend(task??);
-    }
+    let samples = gathered(tasks).await?;
     Ok(figures(samples, span.time))
 }
 

@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::figures::{Samples, fairness, megabits_per_second, per_second};
 use super::path::{Connection, Path};
+use super::repeated::gathered;
 use super::server::drain_for;
 use super::wire::{BLOCK, Request, Span, Volume};
 
@@ -92,11 +93,7 @@ pub async fn new_connections(path: &Path, parallel: usize, span: Span) -> Result
             }
         });
     }
-    let mut samples = Samples::default();
-    while let Some(worker) = workers.join_next().await {
-        samples.extend(worker??);
-    }
-    latencies(samples, begin.elapsed())
+    latencies(gathered(workers).await?, begin.elapsed())
 }
 
 /// One connection and one byte: whether the path is there.

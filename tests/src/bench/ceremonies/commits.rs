@@ -9,9 +9,9 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 use super::super::figures::Samples;
+use super::super::repeated::{Window, gathered};
 use super::super::wire::Span;
 use super::{directory_in, figures};
 
@@ -28,33 +28,23 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub async fn commits(parallel: usize, span: Span, scratch: &Path) -> Result<Value> {
     let dir = directory_in(scratch)?;
     let pool = open(&dir.path().join("commits.db")).await?;
-    let begin = Instant::now() + span.warm_up;
-    let end = begin + span.time;
+    let window = Window::of(span);
     let mut tasks = JoinSet::new();
     for _ in 0..parallel {
         let pool = pool.clone();
         tasks.spawn(async move {
             let mut samples = Samples::default();
-            loop {
-                let began = Instant::now();
-                if began >= end {
-                    return anyhow::Ok(samples);
-                }
+            while let Some(began) = window.begins() {
                 sqlx::query("INSERT INTO rows (content) VALUES (?)")
                     .bind(vec![7; ROW_BYTES])
                     .execute(&pool)
                     .await?;
-                let now = Instant::now();
-                if began >= begin && now <= end {
-                    samples.push(now - began);
-                }
+                window.ends(began).into_iter().for_each(|sample| samples.push(sample));
             }
+            Ok(samples)
         });
     }
-    let mut samples = Samples::default();
-    while let Some(task) = tasks.join_next().await {
-        samples.extend(task??);
-    }
+    let samples = gathered(tasks).await?;
     pool.close().await;
     Ok(figures(samples, span.time))
 }
