@@ -8,7 +8,6 @@ use portlatch_protocol::api::ceremony::{CeremonyOutcome, PresenceProof};
 
 use super::super::*;
 use super::scene::{ADDRESS, App, PASSWORD, Person, Scene};
-use super::soft_key::SoftKey;
 use crate::grants::Asker;
 use crate::login::token_hash;
 use crate::store::credentials::{CredentialKind, NewCredential};
@@ -100,9 +99,7 @@ async fn one_token_presented_fifty_times_at_once_enrols_once() {
     let scene = Scene::in_memory().await;
     let user: portlatch_protocol::names::UserName = "jerry".parse().unwrap();
     scene.token_for("jerry").await;
-    let (options, state) = scene.control.relying_party.begin_enrolment(&user, [1; 16], &[]).unwrap();
-    let key = scene.control.relying_party.finish_enrolment(&SoftKey::new().enrol(&options), &state).unwrap();
-    let key = Arc::new(key);
+    let key = Arc::new(scene.made_key(&user));
     let now = scene.clock.time_of_day();
     for round in 0..ROUNDS_OF_A_LOGIN * logins() {
         let hash = token_hash(&format!("{round} {PASSWORD}"));

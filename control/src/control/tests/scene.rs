@@ -18,6 +18,7 @@ use portlatch_protocol::api::{
 use portlatch_protocol::thumbprint::Thumbprint;
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
+use webauthn_rs::prelude::SecurityKey;
 
 use super::super::*;
 use super::soft_key::{HOST, SoftKey};
@@ -153,6 +154,13 @@ impl Scene {
     pub(super) fn set_back(&self, time: Duration) {
         let offset = *self.mover.borrow() - time;
         self.mover.send(offset).unwrap();
+    }
+
+    /// A key that this user's person holds and that control does not know yet.
+    pub(super) fn made_key(&self, user: &portlatch_protocol::names::UserName) -> SecurityKey {
+        let relying_party = &self.control.relying_party;
+        let (options, state) = relying_party.begin_enrolment(user, [1; 16], &[]).unwrap();
+        relying_party.finish_enrolment(&SoftKey::new().enrol(&options), &state).unwrap()
     }
 
     pub(super) async fn token_for(&self, user: &str) -> String {

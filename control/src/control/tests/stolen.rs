@@ -15,7 +15,6 @@ use zeroize::Zeroizing;
 
 use super::super::*;
 use super::scene::{Person, Scene, claims, csr, grant_of, granted, is_tap_needed};
-use super::soft_key::SoftKey;
 use crate::admin::LockedBy;
 use crate::browser::approval::Place;
 use crate::devices::Holder;
@@ -175,8 +174,7 @@ async fn a_reset_that_comes_first_leaves_no_device_of_whoever_it_keeps_out() {
     let scene = Scene::new().await;
     let person = scene.person("jerry").await;
     let (control, user) = (&scene.control, &person.granted.user);
-    let (options, state) = control.relying_party.begin_enrolment(user, [1; 16], &[]).unwrap();
-    let key = control.relying_party.finish_enrolment(&SoftKey::new().enrol(&options), &state).unwrap();
+    let key = scene.made_key(user);
     // Let in as long as the login stood.
     let holder = Holder::from(person.asker());
     control.reset_user(user, "root").await.unwrap();
@@ -223,8 +221,7 @@ async fn a_lock_that_comes_first_leaves_the_devices_as_they_are() {
         let scene = Scene::new().await;
         let person = scene.person("jerry").await;
         let (control, user) = (&scene.control, &person.granted.user);
-        let (options, state) = control.relying_party.begin_enrolment(user, [1; 16], &[]).unwrap();
-        let key = control.relying_party.finish_enrolment(&SoftKey::new().enrol(&options), &state).unwrap();
+        let key = scene.made_key(user);
         let holder = Holder::from(person.asker());
         let before = control.mfa_devices(user).await.unwrap();
         control.lock(lock(&person), None, Some("stolen".to_owned()), "root").await.unwrap();
@@ -249,8 +246,7 @@ async fn a_session_of_the_pages_that_is_over_enrols_nothing() {
     let scene = Scene::new().await;
     let person = scene.person("jerry").await;
     let (control, user) = (&scene.control, &person.granted.user);
-    let (options, state) = control.relying_party.begin_enrolment(user, [1; 16], &[]).unwrap();
-    let key = control.relying_party.finish_enrolment(&SoftKey::new().enrol(&options), &state).unwrap();
+    let key = scene.made_key(user);
     let holder = Holder { ground: Ground::Session([9; 32]), ..Holder::from(person.asker()) };
     let keep = || control.keep_key(&holder, ("page's", CredentialKind::SecurityKey), &key);
     assert_eq!(keep().await.unwrap_err(), Denial::LoginEnded);
