@@ -102,19 +102,24 @@ pub(crate) async fn ask_status(socket: &Path) -> Result<Status, DaemonError> {
     Conversation::begin(socket).await?.status().await
 }
 
-/// The same, and what it knows of the machine.
+/// The same, and what it knows of the machine: an older one does not know the question, and hangs up.
 ///
 /// # Errors
-/// A [`DaemonError`] if it does not say.
-pub(crate) async fn ask_machine(socket: &Path) -> Result<(Status, Machine), DaemonError> {
+/// A [`DaemonError`] if it does not say how things are.
+pub(crate) async fn ask_machine(socket: &Path) -> Result<(Status, Option<Machine>), DaemonError> {
     let mut conversation = Conversation::begin(socket).await?;
     let status = conversation.status().await?;
-    conversation.writer.send(&ToDaemon::MachineWanted).await?;
-    let machine = conversation.answer(|message| {
-        let ToAgent::Machine(machine) = message else { return None };
-        Some(machine)
-    });
-    Ok((status, machine.await?))
+    let machine = async {
+        conversation.writer.send(&ToDaemon::MachineWanted).await?;
+        let answer = conversation.answer(|message| {
+            let ToAgent::Machine(machine) = message else { return None };
+            Some(machine)
+        });
+        answer.await
+    };
+    let machine =
+        machine.await.inspect_err(|error| tracing::debug!(%error, "the daemon does not tell of the machine"));
+    Ok((status, machine.ok()))
 }
 
 impl Conversation {

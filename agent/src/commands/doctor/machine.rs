@@ -26,7 +26,7 @@ const ANY_NAME: &str = "portlatch-doctor";
 
 /// What the daemon has said.
 pub(super) struct Daemon {
-    pub(super) answer: Result<(Status, Machine), DaemonError>,
+    pub(super) answer: Result<(Status, Option<Machine>), DaemonError>,
 }
 
 impl Daemon {
@@ -36,7 +36,7 @@ impl Daemon {
     }
 
     fn machine(&self) -> Option<&Machine> {
-        self.answer.as_ref().ok().map(|(_, machine)| machine)
+        self.answer.as_ref().ok()?.1.as_ref()
     }
 
     /// How it is, whether the login serves, and what it found of the machine.
@@ -45,7 +45,12 @@ impl Daemon {
             Ok(answer) => answer,
             Err(error) => return vec![Finding::error("service", error)],
         };
-        let Machine { network, prefix_length, findings } = machine;
+        let Some(Machine { network, prefix_length, findings }) = machine else {
+            let advice = "restart portlatchd: the one that runs is older than this program";
+            let older =
+                Finding::warn("service", "portlatchd answers, and does not tell of the machine", advice);
+            return std::iter::once(older).chain(attached(status, agent, login)).collect();
+        };
         let range = format!("version {VERSION}, addresses in {network}/{prefix_length}");
         let found = |Found { subject, what, advice }: &Found| {
             let text = format!("{}: {}", safe(subject), safe_sentence(what));
@@ -224,6 +229,16 @@ mod tests {
 
     fn of_answer(answer: io::Result<Vec<IpAddr>>, machine: &Machine) -> (Finding, Option<Ipv4Addr>) {
         resolved(&"db.corp.internal".parse().unwrap(), &zone(), answer, machine)
+    }
+
+    #[test]
+    fn a_daemon_that_does_not_tell_of_the_machine_is_older_and_not_out_of_order() {
+        let status = Status { agent: None, grants: vec![], refusals: vec![], tunnels: vec![], flows: 0 };
+        let daemon = Daemon { answer: Ok((status, None)) };
+        let findings = daemon.findings(None, None);
+        assert_eq!((findings[0].check, findings[0].state), ("service", State::Warn));
+        assert!(findings[0].advice.as_ref().unwrap().starts_with("restart portlatchd"));
+        assert!(daemon.error().is_none() && daemon.machine().is_none());
     }
 
     #[test]
