@@ -122,7 +122,7 @@ async fn a_server_without_actions_is_offered_none() {
 }
 
 #[tokio::test]
-async fn where_nobody_can_see_prompts_status_says_so_and_the_tap_still_counts() {
+async fn where_nobody_can_see_prompts_the_agent_says_so_and_the_tap_still_counts() {
     let machine = Machine::logged_in().await.with_bus().await;
     let (mut person, mut agent) = machine.attach("enter").await;
     agent.prompts(1, 5432, 0).await;
