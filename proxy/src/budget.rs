@@ -219,18 +219,14 @@ impl Drop for Held<'_> {
 mod tests {
     use std::future::pending;
 
-    use portlatch_clock::TimeOfDay;
-    use portlatch_protocol::identity::Login;
-
     use super::*;
-    use crate::proxy::fixture::login;
-    use crate::sessions::End;
+    use crate::proxy::fixture::live_session;
 
     #[tokio::test]
     async fn the_largest_holder_gives_way_and_the_others_stay() {
         let budget = Budget::new(100, Duration::from_millis(1));
-        let small = session("tom");
-        let large = [session("jerry"), session("jerry"), session("jerry")];
+        let small = live_session("tom");
+        let large = [live_session("jerry"), live_session("jerry"), live_session("jerry")];
         let stalled = async {
             tokio::join!(
                 budget.while_stalled(&small, 30, pending::<()>()),
@@ -258,7 +254,7 @@ mod tests {
     #[tokio::test]
     async fn a_write_that_is_done_in_time_holds_nothing() {
         let budget = Budget::new(10, Duration::from_secs(60));
-        let session = session("jerry");
+        let session = live_session("jerry");
         for _ in 0..100 {
             budget.while_stalled(&session, 1000, ready(())).await;
             budget.while_stalled(&session, 1000, tokio::task::yield_now()).await;
@@ -279,21 +275,5 @@ mod tests {
         }
         assert_eq!(budget.while_headless(&user, 1000, ready(7)).await, Ok(7));
         assert_eq!(budget.lock().total, 0);
-    }
-
-    fn session(user: &str) -> Arc<LiveSession> {
-        Arc::new(LiveSession {
-            id: "0d".parse().unwrap(),
-            login: Login { user: user.parse().unwrap(), ..login() },
-            resource: "db/billing".parse().unwrap(),
-            port: 5432,
-            target: "192.0.2.1:5432".parse().unwrap(),
-            client: "192.0.2.2:1234".parse().unwrap(),
-            program: None,
-            started: TimeOfDay(0),
-            bytes_in: 0.into(),
-            bytes_out: 0.into(),
-            end: End::default(),
-        })
     }
 }

@@ -122,11 +122,17 @@ pub async fn serve(proxy: Arc<Proxy>, port: UdpPort) {
     for lane in port.lanes {
         lanes.spawn(lane.start(Arc::clone(&proxy), handshakes.clone(), most_tunnels));
     }
-    while lanes.join_next().await.is_some() {
-        if !proxy.stop.ended.is_cancelled() {
-            // Half a port would take tunnels and lose them.
-            return tracing::error!("a lane broke");
+    let ended = async {
+        while lanes.join_next().await.is_some() {
+            if !proxy.stop.ended.is_cancelled() {
+                // Half a port would take tunnels and lose them.
+                return tracing::error!("a lane broke");
+            }
         }
+    };
+    tokio::select! {
+        () = ended => {}
+        () = proxy.deadlines.keep(&proxy.clock) => {}
     }
 }
 

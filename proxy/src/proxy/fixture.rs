@@ -5,7 +5,7 @@ pub(crate) mod network;
 
 use std::sync::Arc;
 
-use portlatch_clock::Clock;
+use portlatch_clock::{Clock, TimeOfDay};
 use portlatch_protocol::attach::CertificateBytes;
 use portlatch_protocol::identity::Login;
 use portlatch_protocol::names::Id;
@@ -15,6 +15,7 @@ use portlatch_protocol::watch::{
 };
 use rcgen::KeyPair;
 
+use crate::sessions::{End, LiveSession};
 use crate::watch::View;
 
 /// The cluster.
@@ -72,4 +73,21 @@ pub(crate) fn revoked(grant: Id, clock: &Clock) -> Change {
 /// The watch's form of a grant key.
 pub(crate) fn grant_key(kid: &str, key: &KeyPair) -> GrantKey {
     GrantKey { kid: kid.parse().unwrap(), point: CertificateBytes(key.public_key_raw().to_vec()) }
+}
+
+/// A session of this user's, in no table.
+pub(crate) fn live_session(user: &str) -> Arc<LiveSession> {
+    Arc::new(LiveSession {
+        id: "0d".parse().unwrap(),
+        login: Login { user: user.parse().unwrap(), ..login() },
+        resource: "db/billing".parse().unwrap(),
+        port: 5432,
+        target: "192.0.2.1:5432".parse().unwrap(),
+        client: "192.0.2.2:1234".parse().unwrap(),
+        program: None,
+        started: TimeOfDay(0),
+        bytes_in: 0.into(),
+        bytes_out: 0.into(),
+        end: End::default(),
+    })
 }

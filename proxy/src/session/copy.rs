@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use portlatch_carrier::turns::Turns;
-use portlatch_clock::Clock;
 use portlatch_protocol::grant::GrantClaims;
 use portlatch_protocol::stream::reset;
 use quinn::{RecvStream, SendStream};
@@ -25,9 +24,6 @@ use super::reset_both;
 use crate::proxy::Proxy;
 use crate::sessions::{EndReason, LiveSession};
 
-/// How exactly an idle limit is kept: an eighth of it.
-const IDLE_LOOKS: u32 = 8;
-
 /// Copies until both directions are closed, or something ends the session; leaves both sides closed accordingly.
 pub(super) async fn copy(
     proxy: &Proxy,
@@ -37,6 +33,9 @@ pub(super) async fn copy(
     (send, turns): (&mut SendStream, &Turns),
     receive: &mut RecvStream,
 ) -> EndReason {
+    let over = proxy.view.boot_time_of(claims.session_end);
+    let idle = claims.idle.map(Duration::from_secs).filter(|limit| !limit.is_zero());
+    let _deadlines = proxy.deadlines.watch(session, proxy.clock.boot_time(), over, idle);
     let is_finished = AtomicBool::new(false);
     let reason = {
         let (read, write) = target.split();
@@ -52,8 +51,6 @@ pub(super) async fn copy(
                     Ok(())
                 })
             } => copied.map_or_else(|fault| fault, |_| EndReason::Closed),
-            () = session_over(proxy, claims) => EndReason::SessionOver,
-            () = idle(&proxy.clock, session, claims.idle) => EndReason::Idle,
         }
     };
     if reason == EndReason::TargetReset && is_finished.into_inner() {
@@ -63,32 +60,6 @@ pub(super) async fn copy(
     }
     close(reason, &target, send, receive);
     reason
-}
-
-/// Returns at the end that the grant set, in control's time.
-async fn session_over(proxy: &Proxy, claims: &GrantClaims) {
-    match proxy.view.boot_time_of(claims.session_end) {
-        Some(end) => proxy.clock.sleep_until(end).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Returns once no byte has gone either way for as long as the grant allows.
-async fn idle(clock: &Clock, session: &LiveSession, limit: Option<u64>) {
-    let Some(limit) = limit.map(Duration::from_secs).filter(|limit| !limit.is_zero()) else {
-        return std::future::pending().await;
-    };
-    let (mut bytes, mut quiet_since) = (session.bytes(), clock.boot_time());
-    loop {
-        let end = quiet_since + limit;
-        clock.sleep_until(end.min(clock.boot_time() + limit / IDLE_LOOKS)).await;
-        let now = clock.boot_time();
-        if session.bytes() != bytes {
-            (bytes, quiet_since) = (session.bytes(), now);
-        } else if now >= end {
-            return;
-        }
-    }
 }
 
 /// Ends both sides as the reason says: in order, or by resets.
