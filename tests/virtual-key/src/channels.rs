@@ -100,6 +100,10 @@ impl Key {
         self.pending.is_some()
     }
 
+    pub(crate) fn is_fresh(&self, now: Instant) -> bool {
+        self.authenticator.is_fresh(now)
+    }
+
     pub(crate) fn handle_plugged(&mut self, now: Instant) {
         self.authenticator.power_up(now);
         self.note(Event::Plugged, now);

@@ -15,6 +15,8 @@ pub const WORDS: &str = "\
 plug | unplug                   puts it in, takes it out
 touch | wrong-finger | deny     what a person does while it blinks
 touched-by itself | person      whether it waits for that
+touch-time SECONDS              how long it does
+is-settled                      fails while it takes any request as touched, for it was plugged in just now
 fault NAME | none               silent, silent-on-channel, garbage, garbage-cbor, foreign-reports, endless-answer,
                                 wrong-sequence, short-authenticator-data, keep-alive-flood, busy, wrong-nonce
 always-verifies yes | no        whether it wants its PIN at every touch
@@ -74,6 +76,11 @@ impl Held {
             ["deny"] => self.key.deny(),
             ["touched-by", "itself"] => self.key.set(|settings| settings.touch = TouchMode::ByItself),
             ["touched-by", "person"] => self.key.set(|settings| settings.touch = TouchMode::Waits),
+            ["touch-time", seconds] => {
+                let time = Duration::try_from_secs_f64(seconds.parse()?)?;
+                self.key.set(|settings| settings.touch_time = time);
+            }
+            ["is-settled"] => anyhow::ensure!(!self.key.is_fresh(), "it takes any request as touched"),
             ["fault", "none"] => self.key.set(|settings| settings.fault = None),
             ["fault", name] => {
                 let fault = name.parse()?;

@@ -97,6 +97,11 @@ impl Plugged {
         self.0.state().key.is_blinking()
     }
 
+    /// Whether it takes any request as touched, for it was plugged in just now.
+    pub fn is_fresh(&self) -> bool {
+        self.0.state().key.is_fresh(Instant::now())
+    }
+
     /// Touches it, with the finger that it knows.
     pub fn touch(&self) {
         self.change(|state| state.key.handle_touch(Finger::Known, Instant::now()));
