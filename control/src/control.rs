@@ -12,7 +12,7 @@ use portlatch_protocol::attach::CertificateBytes;
 use portlatch_protocol::names::{Hostname, Id, ProxyName};
 use portlatch_protocol::resource::ProxyAddress;
 use portlatch_protocol::tls::Authority;
-use portlatch_protocol::watch::GrantKey;
+use portlatch_protocol::watch::{GrantKey, Hello, OtherVersion};
 use rustls::pki_types::CertificateDer;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
@@ -239,9 +239,13 @@ impl Control {
         Ok(())
     }
 
-    /// A watch for a proxy with these labels.
-    pub fn watch(&self, proxy: ProxyName, labels: Labels) -> Watch {
-        Watch::new(self.hub.subscribe(), self.facts.clone(), self.clock.clone(), proxy, labels)
+    /// A watch for a proxy with these labels, which said this first.
+    ///
+    /// # Errors
+    /// [`OtherVersion`] if it speaks another version.
+    pub fn watch(&self, hello: Hello, proxy: ProxyName, labels: Labels) -> Result<Watch, OtherVersion> {
+        hello.of_proxy()?;
+        Ok(Watch::new(self.hub.subscribe(), self.facts.clone(), self.clock.clone(), proxy, labels))
     }
 
     /// Lists a proxy as serving, at the address where users' machines find it.

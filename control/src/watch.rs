@@ -11,7 +11,7 @@ use portlatch_clock::{Clock, TimeOfDay};
 use portlatch_protocol::attach::CertificateBytes;
 use portlatch_protocol::names::{Hostname, Id, ProxyName, ResourceId};
 use portlatch_protocol::watch::{
-    BEAT, Change, ControlTime, GrantKey, Lock, ProxyResource, RevokedGrant, Snapshot, WatchMessage,
+    BEAT, Change, ControlTime, GrantKey, Hello, Lock, ProxyResource, RevokedGrant, Snapshot, WatchMessage,
 };
 use tokio::time::Instant;
 
@@ -65,6 +65,11 @@ impl Watch {
     ) -> Self {
         let (told, changes, next_beat) = (None, VecDeque::new(), Instant::now() + BEAT);
         Self { standing, facts, clock, proxy, labels, told, changes, outdated: 0, next_beat }
+    }
+
+    /// What control says first, before any message.
+    pub const fn hello(&self) -> Hello {
+        Hello::OWN
     }
 
     /// The next message; `None` when control is gone. Waits for at most [`BEAT`]. Cancel-safe.

@@ -1,5 +1,12 @@
 //! What control tells its proxies, in process or by wire: everything once, then every change, and a beat with control's
 //! time. What a proxy must know to decide on a stream is in the grant; this is the rest.
+//!
+//! ```text
+//! proxy                    control
+//!   Hello ------------------->          each side ends it with `OtherVersion` unless the other speaks its own
+//!         <------------------- Hello
+//!         <------------------- Snapshot, then Change and Beat
+//! ```
 
 use minicbor::{Decode, Encode};
 
@@ -7,10 +14,61 @@ use crate::attach::CertificateBytes;
 use crate::names::{DeviceName, HostPattern, Hostname, Id, ProxyName, ResourceId, UserName};
 use crate::ports::PortRange;
 
+/// The version of this conversation. A peer of another version is told so and let go.
+pub const VERSION: u16 = 1;
 /// How often control beats.
 pub const BEAT: std::time::Duration = std::time::Duration::from_secs(5);
 /// After this silence a proxy takes no new stream (design section 1).
 pub const MAX_SILENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Each side's first word. It has this form in every version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct Hello {
+    /// [`VERSION`] of the speaker.
+    #[n(0)]
+    pub version: u16,
+}
+
+/// Control and proxy do not speak one version; the text says what to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("control speaks version {control} of the watch and this proxy version {proxy}: upgrade {}", self.older())]
+pub struct OtherVersion {
+    /// What control speaks.
+    pub control: u16,
+    /// What the proxy speaks.
+    pub proxy: u16,
+}
+
+impl Hello {
+    /// What this build says.
+    pub const OWN: Self = Self { version: VERSION };
+
+    /// At control: whether a proxy that says this is understood.
+    ///
+    /// # Errors
+    /// [`OtherVersion`]: it is told nothing.
+    pub fn of_proxy(self) -> Result<(), OtherVersion> {
+        OtherVersion { control: VERSION, proxy: self.version }.unless_same()
+    }
+
+    /// At a proxy: whether a control that says this is understood.
+    ///
+    /// # Errors
+    /// [`OtherVersion`]: nothing of what it tells is believed.
+    pub fn of_control(self) -> Result<(), OtherVersion> {
+        OtherVersion { control: self.version, proxy: VERSION }.unless_same()
+    }
+}
+
+impl OtherVersion {
+    fn unless_same(self) -> Result<(), Self> {
+        if self.control == self.proxy { Ok(()) } else { Err(self) }
+    }
+
+    const fn older(self) -> &'static str {
+        if self.control < self.proxy { "control" } else { "the proxy" }
+    }
+}
 
 /// One message of the watch.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
@@ -172,4 +230,30 @@ pub enum LockTarget {
     /// A proxy.
     #[n(4)]
     Proxy(#[n(0)] ProxyName),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hello_is_the_same_bytes_in_every_version() {
+        assert_eq!(minicbor::to_vec(Hello { version: 1 }).unwrap(), [0x81, 0x01]);
+        assert_eq!(minicbor::decode::<Hello>(&[0x82, 0x18, 0x2a, 0x00]).unwrap(), Hello { version: 42 });
+    }
+
+    #[test]
+    fn a_peer_of_another_version_is_told_which_one_is_to_be_upgraded() {
+        let newer = Hello { version: VERSION + 1 };
+        assert_eq!(Hello::OWN.of_proxy(), Ok(()));
+        assert_eq!(Hello::OWN.of_control(), Ok(()));
+        assert_eq!(
+            newer.of_proxy().unwrap_err().to_string(),
+            "control speaks version 1 of the watch and this proxy version 2: upgrade control"
+        );
+        assert_eq!(
+            newer.of_control().unwrap_err().to_string(),
+            "control speaks version 2 of the watch and this proxy version 1: upgrade the proxy"
+        );
+    }
 }

@@ -15,6 +15,7 @@ use portlatch_control::config::ProxyConfig;
 use portlatch_control::control::{Control, ControlSettings};
 use portlatch_control::keys::Keys;
 use portlatch_protocol::resource::ProxyAddress;
+use portlatch_protocol::watch::Hello;
 use portlatch_proxy::certificate::ServerCertificate;
 use portlatch_proxy::endpoint::{self, EndpointSettings, UdpPort};
 use portlatch_proxy::listener::{Certificates, Listener};
@@ -55,6 +56,7 @@ struct Service {
     spool: Arc<Spool>,
     proxy: Arc<Proxy>,
     control: Arc<Control>,
+    messages: ControlMessages,
     key: ProxyKey,
     tunnels: Arc<ServerCertificate>,
     certificates: Certificates,
@@ -81,6 +83,8 @@ impl Service {
         };
         let live = Arc::new(ProxySessions(Arc::clone(&proxy)));
         let control = Control::open(dir, keys, settings, clock.clone(), live).await?;
+        let watch = control.watch(Hello::OWN, config.name.clone(), config.labels.clone())?;
+        let messages = ControlMessages(watch);
         let key = ProxyKey::generate().context("making the proxy's key")?;
         let (chain, control_key) = control.server_identity()?;
         let ca = chain.last().context("control's certificate has no CA beside it")?.clone();
@@ -100,8 +104,19 @@ impl Service {
         };
         let port = endpoint::open(settings, Arc::clone(&proxy.view))?;
         let listener = Listener::open(config.listen, control.authority(), certificates.clone(), &proxy.view)?;
-        let service =
-            Self { config, clock, spool, proxy, control, key, tunnels, certificates, pages, listener };
+        let service = Self {
+            config,
+            clock,
+            spool,
+            proxy,
+            control,
+            messages,
+            key,
+            tunnels,
+            certificates,
+            pages,
+            listener,
+        };
         Ok((service, port))
     }
 
@@ -157,9 +172,8 @@ impl Service {
     /// Everything beside control and the tunnels: it ends when the proxy has ended.
     fn spawn_rest(self) -> JoinSet<()> {
         let (proxy, key) = (self.proxy, Arc::new(self.key));
-        let messages = ControlMessages(self.control.watch(self.config.name, self.config.labels));
         let mut tasks = JoinSet::new();
-        tasks.spawn(follow(Arc::clone(&proxy), messages));
+        tasks.spawn(follow(Arc::clone(&proxy), self.messages));
         tasks.spawn(self.listener.serve(proxy.stop.clone(), serve_control(&self.control)));
         if let Some(files) = self.pages {
             tasks.spawn(files.follow(self.certificates.pages, proxy.stop.clone()));
@@ -190,7 +204,9 @@ fn broken(part: &str, result: Result<anyhow::Result<()>, tokio::task::JoinError>
 }
 
 async fn follow(proxy: Arc<Proxy>, messages: ControlMessages) {
-    proxy.follow(messages).await;
+    if let Err(error) = proxy.follow(messages).await {
+        tracing::error!("{error}");
+    }
 }
 
 /// Returns once a signal has stopped everything. While sessions run to their end, catalogues name this proxy no more.

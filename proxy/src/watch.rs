@@ -15,7 +15,8 @@ use portlatch_protocol::grant::EXPIRY_LEEWAY;
 use portlatch_protocol::identity::Login;
 use portlatch_protocol::names::{Hostname, Id, ProxyName, ResourceId};
 use portlatch_protocol::watch::{
-    Change, ControlTime, GrantKey, Lock, LockTarget, MAX_SILENCE, ProxyResource, Snapshot, WatchMessage,
+    Change, ControlTime, GrantKey, Hello, Lock, LockTarget, MAX_SILENCE, ProxyResource, Snapshot,
+    WatchMessage,
 };
 use tokio::sync::watch;
 
@@ -26,6 +27,9 @@ const READY_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Control's messages, in order; in process or by wire.
 pub trait ControlWatch: Send {
+    /// What control said first.
+    fn hello(&self) -> Hello;
+
     /// The next message; `None` once there will be none any more.
     fn next(&mut self) -> impl Future<Output = Option<WatchMessage>> + Send;
 }

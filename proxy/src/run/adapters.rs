@@ -14,7 +14,7 @@ use portlatch_control::control::{Control, LiveSessions};
 use portlatch_control::pages::Visitor;
 use portlatch_control::watch::Watch;
 use portlatch_protocol::names::Id;
-use portlatch_protocol::watch::WatchMessage;
+use portlatch_protocol::watch::{Hello, WatchMessage};
 use portlatch_proxy::listener::Caller;
 use portlatch_proxy::proxy::Proxy;
 use portlatch_proxy::sessions::{Killed, LiveSession};
@@ -24,6 +24,10 @@ use portlatch_proxy::watch::ControlWatch;
 pub(super) struct ControlMessages(pub(super) Watch);
 
 impl ControlWatch for ControlMessages {
+    fn hello(&self) -> Hello {
+        self.0.hello()
+    }
+
     async fn next(&mut self) -> Option<WatchMessage> {
         self.0.next().await
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use portlatch_protocol::api::ceremony::{CeremonyPurpose, DeviceChange};
-use portlatch_protocol::watch::{Change, WatchMessage};
+use portlatch_protocol::watch::{Change, Hello, WatchMessage};
 
 use super::super::*;
 use super::scene::{Person, Scene, granted, is_tap_needed};
@@ -12,7 +12,7 @@ use super::scene::{Person, Scene, granted, is_tap_needed};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 async fn watch_of(scene: &Scene) -> Watch {
-    let mut watch = scene.control.watch("main".parse().unwrap(), Labels::new());
+    let mut watch = scene.control.watch(Hello::OWN, "main".parse().unwrap(), Labels::new()).unwrap();
     let first = tokio::time::timeout(PATIENCE, watch.next()).await.unwrap();
     assert!(matches!(first, Some(WatchMessage::Snapshot(_))));
     watch

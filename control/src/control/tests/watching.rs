@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use portlatch_protocol::names::ResourceId;
-use portlatch_protocol::watch::{Change, LockTarget, Snapshot, WatchMessage};
+use portlatch_protocol::watch::{Change, Hello, LockTarget, Snapshot, VERSION, WatchMessage};
 
 use super::super::*;
 use super::scene::{Scene, file, granted};
@@ -47,7 +47,7 @@ async fn snapshot(watch: &mut Watch) -> Snapshot {
 
 fn watch_of(scene: &Scene, labels: &[(&str, &str)]) -> Watch {
     let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-    scene.control.watch("main".parse().unwrap(), labels)
+    scene.control.watch(Hello::OWN, "main".parse().unwrap(), labels).unwrap()
 }
 
 fn id(text: &str) -> ResourceId {
@@ -63,6 +63,17 @@ async fn the_first_message_is_everything() {
     assert_eq!(snapshot.resources.len(), 6);
     assert_eq!(snapshot.grant_keys[0].kid, *scene.control.keys.grant_kid());
     assert_eq!(snapshot.authorities[0].0, scene.control.keys.ca_der().to_vec());
+}
+
+#[tokio::test]
+async fn a_proxy_of_another_version_is_told_so_and_nothing_else() {
+    let scene = Scene::new().await;
+    for version in [VERSION - 1, VERSION + 1] {
+        let watch = scene.control.watch(Hello { version }, "main".parse().unwrap(), Labels::new());
+        let refusal = watch.map(drop).unwrap_err();
+        assert_eq!((refusal.control, refusal.proxy), (VERSION, version));
+    }
+    assert_eq!(watch_of(&scene, &[]).hello(), Hello::OWN);
 }
 
 #[tokio::test]
