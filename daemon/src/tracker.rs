@@ -18,9 +18,15 @@ use std::time::Duration;
 
 use portlatch_clock::BootTime;
 use portlatch_protocol::attach::{AccessWanted, Grant, HeldGrant};
-use portlatch_protocol::grant::MAX_GRANT_BYTES;
 use portlatch_protocol::names::{Hostname, ResourceId};
 use portlatch_protocol::refusal::RefusalReason;
+
+mod access;
+mod ending;
+mod limits;
+
+use access::{Access, Renewal};
+use limits::{MAX_ASKED, MAX_PORTS, MAX_SHOWN, MAX_WAITING, MAX_WAITING_AT_PORT, is_sound};
 
 /// The agent asks control over the network: longer than its own deadline for that.
 const ASK_DEADLINE: Duration = Duration::from_secs(15);
@@ -33,22 +39,6 @@ const PROMPT_SLACK: Duration = Duration::from_secs(20);
 const REST: Duration = Duration::from_secs(1);
 /// A grant without a tap that has less than this left is asked for again while it serves (design section 5).
 const RENEW_BELOW: Duration = Duration::from_secs(120);
-/// Flows of one login that wait for a tap (design section 8).
-pub(crate) const MAX_WAITING: usize = 1024;
-/// Flows that wait for a tap at one port (design section 8).
-pub(crate) const MAX_WAITING_AT_PORT: usize = 256;
-/// Grants that a status shows: with the refusals beside them it must fit one frame.
-const MAX_SHOWN: usize = 64;
-/// Longest program name that is kept: the agent sends no longer ones.
-const MAX_PROGRAM: usize = 256;
-/// Ways of proving presence that one grant names, and the length of each (RFC 8176's are all shorter).
-const MAX_METHODS: usize = 8;
-const MAX_METHOD: usize = 16;
-/// Ports that are tracked at once for one login: every wait and every grant is one. Over it, refused.
-const MAX_PORTS: usize = 8192;
-/// Questions to the agent that are open at once: far more than a person's programs ask, and few enough for an agent that
-/// is slow to read. A scan of a thousand ports of one's own must not cost the login. Over it, refused.
-const MAX_ASKED: usize = 512;
 
 /// What a grant is for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -117,42 +107,6 @@ pub enum Event {
     /// Tell the flow.
     Verdict(WaiterId, Verdict),
 }
-
-/// Where one port stands.
-#[derive(Debug)]
-enum Access {
-    Asked {
-        request: u64,
-        waiting: Vec<WaiterId>,
-        prompt_on: PromptOn,
-        give_up_at: BootTime,
-    },
-    /// Once what `prompt_on` names has come, it says [`PromptOn::Syn`]: nothing more is waited for.
-    Tapping {
-        request: u64,
-        waiting: Vec<WaiterId>,
-        prompt_on: PromptOn,
-        /// The agent has opened its prompt, and said how long that has.
-        is_open: bool,
-        give_up_at: BootTime,
-    },
-    Granted {
-        grant: Grant,
-        until: BootTime,
-        renewal: Option<Renewal>,
-    },
-    Resting {
-        until: BootTime,
-    },
-}
-
-/// A grant that serves while the next one is asked for.
-#[derive(Debug, Clone, Copy)]
-struct Renewal {
-    request: u64,
-    give_up_at: BootTime,
-}
-
 /// The tracker of one login.
 #[derive(Debug, Default)]
 pub struct Tracker {
@@ -329,47 +283,6 @@ impl Tracker {
         }
         self.tell_refused(&key, reason, rests.then(|| now + REST));
     }
-
-    /// A proxy said that this grant has ended (revoked, or the policy behind it changed): the next flow asks anew. A
-    /// newer grant that has come meanwhile stays.
-    pub fn handle_grant_ended(&mut self, key: &PortKey, token: &str) {
-        if let Some(Access::Granted { grant, renewal, .. }) = self.ports.get(key)
-            && grant.token == token
-        {
-            let renewal = renewal.map(|renewal| renewal.request);
-            self.ports.remove(key);
-            if let Some(request) = renewal {
-                self.give_up(request);
-            }
-        }
-    }
-
-    /// The screen was locked or the machine woke up: who sits there now must tap again. Grants without a tap stay.
-    pub fn forget_taps(&mut self) {
-        self.ports.retain(|_, access| match access {
-            Access::Granted { grant, .. } => grant.amr.is_empty(),
-            Access::Asked { .. } | Access::Tapping { .. } | Access::Resting { .. } => true,
-        });
-    }
-
-    /// What is out of time ends.
-    pub fn handle_timeout(&mut self, now: BootTime) {
-        let lapsed: Vec<PortKey> = self
-            .ports
-            .iter()
-            .filter(|(_, access)| access.ends_at() <= now)
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in lapsed {
-            self.drop_lapsed(&key, now);
-        }
-    }
-
-    /// When [`Tracker::handle_timeout`] has something to do.
-    pub fn poll_timeout(&self) -> Option<BootTime> {
-        self.ports.values().map(Access::ends_at).min()
-    }
-
     /// The next thing to do.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
@@ -392,24 +305,6 @@ impl Tracker {
             .filter(|grant| !grant.expires_in.is_zero())
             .take(MAX_SHOWN)
             .collect()
-    }
-
-    /// Whether one more flow may wait for the tap that is needed at this port; true where none is.
-    fn has_room_for_a_tap(&self, key: &PortKey) -> bool {
-        match self.ports.get(key) {
-            Some(Access::Tapping { waiting, .. }) => {
-                waiting.len() < MAX_WAITING_AT_PORT && self.tapping() < MAX_WAITING
-            }
-            Some(Access::Asked { .. } | Access::Granted { .. } | Access::Resting { .. }) | None => true,
-        }
-    }
-
-    fn tapping(&self) -> usize {
-        let waiting = |access: &Access| match access {
-            Access::Tapping { waiting, .. } => waiting.len(),
-            Access::Asked { .. } | Access::Granted { .. } | Access::Resting { .. } => 0,
-        };
-        self.ports.values().map(waiting).sum()
     }
 
     fn ask(&mut self, wanted: &Wanted<'_>, flow: WaiterId, now: BootTime) {
@@ -439,88 +334,6 @@ impl Tracker {
         self.events.push_back(Event::Ask(wanted));
         request
     }
-
-    /// Ends what has lapsed at this port, if it has.
-    fn drop_lapsed(&mut self, key: &PortKey, now: BootTime) {
-        match self.ports.get_mut(key) {
-            Some(access) if access.ends_at() > now => {}
-            Some(Access::Granted { until, renewal: renewal @ Some(_), .. }) if *until > now => {
-                // Only the renewal is out of time.
-                if let Some(lapsed) = renewal.take() {
-                    self.give_up(lapsed.request);
-                }
-            }
-            Some(Access::Granted { renewal, .. }) => {
-                let lapsed = renewal.map(|renewal| renewal.request);
-                self.ports.remove(key);
-                if let Some(request) = lapsed {
-                    self.give_up(request);
-                }
-            }
-            Some(Access::Resting { .. }) => {
-                self.ports.remove(key);
-            }
-            Some(Access::Asked { request, .. } | Access::Tapping { request, .. }) => {
-                let request = *request;
-                self.end_request(request, &key.clone(), RefusalReason::TimedOut, Some(now + REST));
-            }
-            None => {}
-        }
-    }
-
-    /// Forgets a request whose answer nobody waits for any more, if the agent has not answered it.
-    fn give_up(&mut self, request: u64) {
-        if self.requests.remove(&request).is_some() {
-            self.events.push_back(Event::Cancel(request, RefusalReason::TimedOut));
-        }
-    }
-
-    /// Ends a request from our side: the agent and the flows are told.
-    fn end_request(&mut self, request: u64, key: &PortKey, reason: RefusalReason, rest: Option<BootTime>) {
-        self.requests.remove(&request);
-        self.events.push_back(Event::Cancel(request, reason));
-        self.tell_refused(key, reason, rest);
-    }
-
-    fn tell_refused(&mut self, key: &PortKey, reason: RefusalReason, rest: Option<BootTime>) {
-        let ended = self.ports.remove(key);
-        if let Some(Access::Asked { waiting, .. } | Access::Tapping { waiting, .. }) = ended {
-            let told = waiting.into_iter().map(|flow| Event::Verdict(flow, Verdict::Refused(reason)));
-            self.events.extend(told);
-        }
-        if let Some(until) = rest {
-            self.ports.insert(key.clone(), Access::Resting { until });
-        }
-    }
-}
-
-impl Access {
-    /// The request that the agent has not answered.
-    fn request(&self) -> Option<u64> {
-        match self {
-            Self::Asked { request, .. } | Self::Tapping { request, .. } => Some(*request),
-            Self::Granted { renewal, .. } => renewal.map(|renewal| renewal.request),
-            Self::Resting { .. } => None,
-        }
-    }
-
-    fn ends_at(&self) -> BootTime {
-        match self {
-            Self::Asked { give_up_at, .. } | Self::Tapping { give_up_at, .. } => *give_up_at,
-            Self::Granted { until, renewal, .. } => {
-                renewal.map_or(*until, |renewal| renewal.give_up_at.min(*until))
-            }
-            Self::Resting { until } => *until,
-        }
-    }
-}
-
-/// Whether a grant is one that control may have issued: its parts are as short as they must be to travel on.
-fn is_sound(grant: &Grant) -> bool {
-    grant.token.len() <= MAX_GRANT_BYTES
-        && grant.program.as_ref().is_none_or(|program| program.len() <= MAX_PROGRAM)
-        && grant.amr.len() <= MAX_METHODS
-        && grant.amr.iter().all(|method| method.len() <= MAX_METHOD)
 }
 
 fn count(waiting: &[WaiterId]) -> u32 {

@@ -1,6 +1,8 @@
 //! The tracker, driven by hand-moved time; and any order of events.
 
+use super::limits::{MAX_METHOD, MAX_METHODS, MAX_PROGRAM};
 use super::*;
+use portlatch_protocol::grant::MAX_GRANT_BYTES;
 
 mod any_order;
 
