@@ -160,7 +160,10 @@ impl<M: RingMemory> Stack<M> {
                 icmp::unreachable(&quoted, Unreachable::Host)
             }
         };
-        self.reply_with(reply);
+        let has_room = |packet| self.replies.push_refusal(packet, self.config.max_held).is_ok();
+        if !reply.is_none_or(has_room) {
+            self.counters.queue_full += 1;
+        }
     }
 
     fn take_slot(&mut self, held: &Held) -> Option<u32> {

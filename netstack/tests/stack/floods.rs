@@ -68,6 +68,22 @@ fn a_flow_goes_on_through_a_flood_of_syns_and_the_flood_leaves_nothing() {
 }
 
 #[test]
+fn all_that_are_held_can_be_refused_at_once_and_each_hears_of_it() {
+    let mut lab = Lab::with(roomy());
+    let mut held = Vec::new();
+    for port in 1..=u16::try_from(MOST_HELD).unwrap() {
+        lab.send(&Tcp::syn(&format!("198.18.0.1:{port}"), SERVER4, 7).bytes());
+        held.push(lab.incoming());
+    }
+    for (number, incoming) in held.iter().enumerate() {
+        let refusal = if number % 2 == 0 { Refusal::Reset } else { Refusal::HostUnreachable };
+        lab.stack.refuse(incoming.id, refusal, lab.now);
+    }
+    assert_eq!(lab.packets().len(), MOST_HELD);
+    assert_eq!(lab.stack.counters().queue_full, 0);
+}
+
+#[test]
 fn a_scan_of_every_port_leaves_nothing_behind() {
     let mut lab = Lab::with(roomy());
     for port in 1..=u16::MAX {
