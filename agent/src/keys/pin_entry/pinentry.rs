@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use zeroize::{Zeroize as _, Zeroizing};
@@ -21,6 +22,8 @@ const MAX_LINE: usize = 1002;
 const MAX_LINES: usize = 64;
 /// How long a person has to answer: longer than any prompt is open.
 const TIME: Duration = Duration::from_secs(180);
+/// How long a pinentry has to give the terminal back; nobody waits for it.
+const ENDS: Duration = Duration::from_secs(5);
 /// `GPG_ERR_CANCELED` and its like (libgpg-error): the person said no.
 const SAYS_NO: [u32; 3] = [99, 114, 198];
 
@@ -96,7 +99,7 @@ fn options() -> Vec<String> {
 
 /// A running pinentry; dropping it ends it, and its window goes.
 struct Conversation {
-    _child: Child,
+    child: Option<Child>,
     input: ChildStdin,
     output: ChildStdout,
     /// What was read and not looked at yet: a PIN may be in it.
@@ -114,7 +117,7 @@ impl Conversation {
         let (input, output) = (child.stdin.take(), child.stdout.take());
         let (input, output) = input.zip(output).expect("both were asked for");
         // Room for a whole line from the start: a vector that grows leaves copies behind.
-        Ok(Self { _child: child, input, output, read: Zeroizing::new(Vec::with_capacity(MAX_LINE + 1)) })
+        Ok(Self { child: Some(child), input, output, read: Zeroizing::new(Vec::with_capacity(MAX_LINE + 1)) })
     }
 
     /// Says a line and hears its answer.
@@ -159,6 +162,20 @@ impl Conversation {
                 return None;
             }
             self.read.extend_from_slice(&piece[..length]);
+        }
+    }
+}
+
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        let running = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        // As if its time were over, which we have set: on a terminal it gives back the echo. Killed it could not, and an
+        // interrupt may be ignored in all that a shell has begun in the background.
+        let is_told = running.is_some_and(|pid| kill_process(pid, Signal::ALARM).is_ok());
+        if let (true, Ok(runtime)) = (is_told, tokio::runtime::Handle::try_current()) {
+            // What does not heed it is killed as the child is dropped.
+            runtime.spawn(async move { tokio::time::timeout(ENDS, child.wait()).await });
         }
     }
 }

@@ -103,11 +103,41 @@ async fn a_withdrawn_question_ends_its_program() {
     }
     let process = format!("/proc/{}/stat", std::fs::read_to_string(&pid).unwrap().trim());
     let is_over = || std::fs::read_to_string(&process).map_or(true, |stat| stat.contains(") Z "));
-    for _ in 0..400 {
+    for _ in 0..4000 {
         if is_over() {
             return;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     panic!("pinentry goes on");
+}
+
+#[tokio::test]
+async fn a_withdrawn_question_lets_its_program_put_the_terminal_in_order() {
+    let directory = tempfile::tempdir().unwrap();
+    let pinentry = stand_in(directory.path(), "", "OK");
+    let in_order = directory.path().join("in-order");
+    let question_stands = directory.path().join("stands");
+    let script = std::fs::read_to_string(directory.path().join("pinentry")).unwrap();
+    let traps = format!(
+        "GETPIN) sleep 100 & trap \"kill $!; echo yes >'{}'; exit\" ALRM; echo yes >'{}'; wait",
+        in_order.display(),
+        question_stands.display()
+    );
+    std::fs::write(directory.path().join("pinentry"), script.replace("GETPIN) printf '\\n'", &traps))
+        .unwrap();
+    tokio::select! {
+        answered = pinentry.ask(question(8, PinAfter::Nothing)) => panic!("{answered:?}"),
+        () = comes(&question_stands) => {}
+    }
+    comes(&in_order).await;
+}
+
+async fn comes(file: &Path) {
+    let there = async {
+        while !file.exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), there).await.unwrap();
 }
