@@ -88,9 +88,10 @@ pub(crate) async fn ask_secret(question: &str) -> Result<Zeroizing<String>, Fail
     };
     let mut silent = before.clone();
     silent.local_modes.remove(LocalModes::ECHO);
-    write!(io::stderr().lock(), "{question}: ")?;
+    // First without echo, then the question: what is typed at its sight is neither shown nor lost.
     tcsetattr(&stdin, OptionalActions::Flush, &silent).map_err(io::Error::from)?;
     let _echo = Echo(before);
+    write!(io::stderr().lock(), "{question}: ")?;
     let line = tokio::task::spawn_blocking(read_line).await;
     line.unwrap_or_else(|_| Err(Failure::because("the terminal cannot be read")))
 }

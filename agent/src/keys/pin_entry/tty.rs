@@ -41,9 +41,13 @@ impl PinEntry for Tty {
 fn ask(terminal: &File, question: &PinQuestion, withdrawn: &CancellationToken) -> Result<Pin, NoPin> {
     // A program in the background that reads the terminal would be stopped by it.
     let is_ours = tcgetpgrp(terminal).is_ok_and(|foreground| foreground == rustix::process::getpgrp());
-    if !is_ours {
-        return Err(NoPin::Nobody);
+    match is_ours {
+        true => ask_there(terminal, question, withdrawn),
+        false => Err(NoPin::Nobody),
     }
+}
+
+fn ask_there(terminal: &File, question: &PinQuestion, withdrawn: &CancellationToken) -> Result<Pin, NoPin> {
     if let Some(warning) = question.warning() {
         say(terminal, &format!("{warning} Type yes: "))?;
         if read_line(terminal, withdrawn)?.trim() != "yes" {
@@ -53,8 +57,9 @@ fn ask(terminal: &File, question: &PinQuestion, withdrawn: &CancellationToken) -
     if let Some(complaint) = question.complaint() {
         say(terminal, &format!("{complaint}\n"))?;
     }
-    say(terminal, &format!("{}: ", question.text()))?;
+    // First without echo, then the question: what is typed at its sight is neither shown nor lost.
     let silent = Silent::make(terminal)?;
+    say(terminal, &format!("{}: ", question.text()))?;
     let line = read_line(terminal, withdrawn);
     drop(silent);
     let _ = say(terminal, "\n");
@@ -112,5 +117,79 @@ impl Drop for Silent<'_> {
     fn drop(&mut self) {
         // A terminal that has gone needs no echo.
         let _ = tcsetattr(self.terminal, OptionalActions::Now, &self.before);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    use std::path::{Path, PathBuf};
+    use std::time::Instant;
+
+    use rustix::fs::OFlags;
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+    use super::*;
+    use crate::keys::pin_entry::PinAfter;
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    /// A terminal: the person's side, and where ours is opened.
+    fn terminal() -> (File, PathBuf) {
+        let person = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&person).unwrap();
+        unlockpt(&person).unwrap();
+        let ours = ptsname(&person, Vec::new()).unwrap().into_string().unwrap();
+        (File::from(person), PathBuf::from(ours))
+    }
+
+    fn open(path: &Path, flags: OFlags) -> File {
+        let flags = (flags | OFlags::NOCTTY).bits().cast_signed();
+        OpenOptions::new().read(true).write(true).custom_flags(flags).open(path).unwrap()
+    }
+
+    /// Writes until nothing more goes in: whoever writes next waits for the person to read.
+    fn fill(mut terminal: &File) {
+        loop {
+            match terminal.write(&[b'.'; 256]) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    /// Reads what the terminal shows until it ends like this.
+    fn read_until(mut person: &File, end: &str) -> String {
+        let mut shown = String::new();
+        while !shown.ends_with(end) {
+            let mut piece = [0; 1024];
+            let length = person.read(&mut piece).unwrap();
+            shown.push_str(std::str::from_utf8(&piece[..length]).unwrap());
+        }
+        shown
+    }
+
+    #[test]
+    fn nothing_is_shown_of_what_is_typed_at_the_sight_of_the_question() {
+        let (mut person, path) = terminal();
+        let (ours, look) = (open(&path, OFlags::empty()), open(&path, OFlags::NONBLOCK));
+        fill(&look);
+        let asked = std::thread::spawn(move || {
+            let (purpose, after) = ("to open vault, port 1".to_owned(), PinAfter::Nothing);
+            ask_there(&ours, &PinQuestion { purpose, retries_left: 8, after }, &CancellationToken::new())
+        });
+        let deadline = Instant::now() + SOON;
+        // Nobody has read anything yet: the question is not to be seen.
+        while tcgetattr(&look).unwrap().local_modes.contains(LocalModes::ECHO) {
+            assert!(Instant::now() < deadline, "what is typed would be shown");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        read_until(&person, "(8 tries left): ");
+        person.write_all(b"4711\n").unwrap();
+        assert_eq!(asked.join().unwrap().unwrap().text(), "4711");
+        assert!(tcgetattr(&look).unwrap().local_modes.contains(LocalModes::ECHO));
+        assert!(!read_until(&person, "\n").contains("4711"));
     }
 }
