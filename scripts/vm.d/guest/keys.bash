@@ -1,5 +1,6 @@
 # shellcheck shell=bash
 # What the agent does with keys, seen from the outside: the program's fate, the agent's words, the key's own record.
+# Taps, plugging, access and other programs; PINs are pins.bash's.
 
 check_30_a_program_waits_for_the_touch_and_gets_through() {
     key first mark
@@ -11,6 +12,9 @@ check_30_a_program_waits_for_the_touch_and_gets_through() {
     key first touch
     got_through "$RUN/30" 8000
     test "$(key first count assertion)" = 1
+    # Which credential it has was found out before, without a touch.
+    has_seen first preflight 1
+    test "$(key first count blinks) $(key first count touched)" = '1 1'
     audited mfa.ok | grep -q '"key_id":'
 }
 
@@ -33,9 +37,8 @@ check_32_a_no_on_the_key_refuses_the_program() {
 
 check_33_of_two_keys_the_wrong_one_is_named_and_the_right_one_opens() {
     key first mark
-    start_key second
-    ready second
-    sleep 4
+    plugged_in second
+    key second mark
     agent_mark
     reach desk 8001 "$RUN/33"
     touch_key second
@@ -46,6 +49,7 @@ check_33_of_two_keys_the_wrong_one_is_named_and_the_right_one_opens() {
 }
 
 check_34_the_loser_of_two_keys_stops_blinking() {
+    plugged_in second
     key first mark
     key second mark
     reach desk 8002 "$RUN/34"
@@ -80,8 +84,8 @@ check_36_a_key_that_is_taken_out_while_it_blinks_may_come_back() {
     await first blinks
     key first unplug
     agent_says 'Plug in your security key'
-    key first plug
     key first mark
+    key first plug
     touch_key first
     got_through "$RUN/36" 8004
 }
@@ -98,45 +102,40 @@ check_37_a_tap_that_is_called_off_stops_the_blinking() {
     test "$(key first count touched)" = 0
 }
 
-# on_screen REGEX: waits for it on the terminal on which pinentry asks.
-shows() { python3 -I "$HERE/vt.py" 6 screen | grep -qE "$1"; }
-on_screen() { until_true "${2:-60}" shows "$1"; }
-type_there() { python3 -I "$HERE/vt.py" 6 type "$1"; }
-
-check_40_a_resource_that_demands_it_has_the_pin_asked_by_pinentry_and_a_wrong_one_counted() {
+check_38_a_key_that_was_put_in_just_before_the_prompt_is_left_alone_too() {
+    local plugged
+    key first unplug
     key first mark
-    reach vault 9000 "$RUN/40"
-    on_screen 'to open vault, port 9000 \(8 tries left\)'
-    type_there 0000-wrong
-    on_screen 'That was the wrong PIN'
-    on_screen '\(7 tries left\)'
-    # It was tried once, and nothing is tried by itself.
-    test "$(key first count pin-wrong)" = 1
-    type_there "$PIN"
-    await first pin-right
-    touch_key first
-    got_through "$RUN/40" 9000
-    test "$(key first count pin-wrong) $(key first count pin-right)" = '1 1'
-    audited mfa.ok | grep -q '"uv":true'
-    audited mfa.ok | grep -q '"pin"'
+    plugged=$(date +%s%N)
+    key first plug
+    reach desk 8020 "$RUN/38"
+    await first blinks
+    (($(date +%s%N) - plugged >= 2900000000))
+    test "$(key first count touched)" = 0
+    key first touch
+    got_through "$RUN/38" 8020
 }
 
-check_41_a_key_that_always_verifies_gets_its_pin_for_a_bare_tap() {
+check_39_a_key_whose_own_time_is_over_begins_again_by_itself() {
+    key first touch-time 1
     key first mark
-    key first always-verifies yes
-    reach desk 8006 "$RUN/41"
-    on_screen 'to open desk, port 8006 \(8 tries left\)'
-    type_there "$PIN"
-    touch_key first
-    got_through "$RUN/41" 8006
-    key first always-verifies no
+    reach desk 8021 "$RUN/39"
+    await first timed-out
+    # From now on each blinking is answered as it begins.
+    key first touched-by itself
+    got_through "$RUN/39" 8021
+    has_seen first blinks 2
+    key first touched-by person
+    key first touch-time 30
 }
 
 check_42_a_seat_that_is_not_active_is_explained_and_serves_again() {
     local device
     device=$(device_of first)
     to_back
-    until_true 20 bash -c "! runuser -u jerry -- test -r $device"
+    until_true 60 bash -c "! runuser -u jerry -- test -r $device"
+    jerry portlatch doctor >"$RUN/42.doctor" 2>&1 || true
+    grep "at $device: your seat is not active: another session is in front" "$RUN/42.doctor"
     key first mark
     agent_mark
     reach desk 8007 "$RUN/42"
@@ -173,31 +172,41 @@ check_44_the_udev_rule_opens_the_key_to_its_group() {
     must_fail as tom test -w "$(device_of first)"
 }
 
+# A credential on the first key that is no business of the agent's.
+other_program_has_a_credential() {
+    if [[ ! -e $RUN/other.assert.in ]]; then
+        make_credential first "$RUN/other"
+        input "$(sed -n 1p "$RUN/other.key")" >"$RUN/other.assert.in"
+    fi
+    settled first
+}
+
 check_45_a_key_that_another_program_uses_is_waited_for() {
     local other
-    make_credential first "$RUN/other"
+    other_program_has_a_credential
     key first mark
-    input "$(sed -n 1p "$RUN/other.key")" >"$RUN/other.assert.in"
     without_terminal fido2-assert -G -i "$RUN/other.assert.in" -o "$RUN/other.assert" "$(device_of first)" &
     other=$!
     await first blinks
     agent_mark
     reach desk 8008 "$RUN/45"
     agent_says 'Another program uses your security key'
+    key first mark
     key first touch
     wait "$other"
     verify_assertion "$RUN/other" -p
-    key first mark
+    # It has begun to blink for us as soon as it was free.
     touch_key first
     got_through "$RUN/45" 8008
 }
 
 check_46_a_program_that_disturbs_us_does_no_harm() {
+    other_program_has_a_credential
     key first mark
     reach desk 8009 "$RUN/46"
     await first blinks
     # It takes the same key meanwhile, and is turned away; every answer to it is heard by us too.
-    without_terminal timeout 10 fido2-assert -G -i "$RUN/other.assert.in" -o "$RUN/46.assert" "$(device_of first)" || true
+    without_terminal timeout 30 fido2-assert -G -i "$RUN/other.assert.in" -o "$RUN/46.assert" "$(device_of first)" || true
     test "$(key first count turned-away)" != 0
     key first touch
     got_through "$RUN/46" 8009
@@ -214,121 +223,111 @@ check_47_reports_for_others_are_passed_over() {
 
 check_48_broken_keys_are_named_and_a_mended_one_serves_in_the_same_prompt() {
     local fault port=8011
-    for fault in silent silent-on-channel garbage garbage-cbor endless-answer wrong-sequence keep-alive-flood; do
+    for fault in silent silent-on-channel garbage garbage-cbor endless-answer wrong-sequence \
+        wrong-nonce short-authenticator-data keep-alive-flood; do
         key first mark
         key first fault "$fault"
         agent_mark
         reach desk "$port" "$RUN/48-$fault"
         agent_says 'The security key does not answer properly'
-        key first fault none
         key first mark
+        key first fault none
         touch_key first
         got_through "$RUN/48-$fault" "$port"
         port=$((port + 1))
     done
 }
 
-check_49_without_pinentry_the_pin_is_typed_where_the_prompt_is_watched() {
-    local out=/home/jerry/watch.out watcher
-    systemctl stop agent
-    start_agent ''
-    until_true 60 is_attached
-    key first mark
-    in_terminal "$out" 'to open vault, port 9001 \(8 tries left\)' 0000-wrong \
-        'wrong PIN.*to open vault, port 9001 \(7 tries left\)' "$PIN" -- portlatch watch &
-    watcher=$!
-    until_true 20 grep -q 'Watching for prompts' "$out"
-    reach vault 9001 "$RUN/49"
-    await first pin-right
-    touch_key first
-    got_through "$RUN/49" 9001
-    test "$(key first count pin-wrong) $(key first count pin-right)" = '1 1'
-    pkill -INT -f '^portlatch watch'
-    wait "$watcher" || true
-    must_fail grep -aF -e "$PIN" -e 0000-wrong "$out"
-    systemctl stop agent
-    start_agent
-    until_true 60 is_attached
-}
-
-# log_in_with KEY OUTPUT OPTION... -- [QUESTION ANSWER]...: jerry at a terminal of his own, with this key.
-log_in_with() {
-    local name=$1 output=$2 login_in
-    shift 2
-    local -a options=()
-    while [[ $1 != -- ]]; do
-        options+=("$1")
-        shift
-    done
-    shift
-    login_command "$name" "${options[@]}"
-    key "$name" mark
-    PORTLATCH_HOME=/home/jerry/$name in_terminal "$output" "$@" -- "${LOGIN[@]}" &
-    login_in=$!
-    case $name in
-    # One touch is looked at for its finger, the other signs.
-    finger) touch_key_twice "$name" ;;
-    *) touch_key "$name" ;;
-    esac
-    wait "$login_in"
-    grep -a "Logged in to proxy.example.com as $name" "$output"
-}
-
-# with_kind NAME OPTION... -- [QUESTION ANSWER]...: a user whose only key is of this kind is enrolled and logs in.
-with_kind() {
-    local name=$1 token out
-    shift
-    local -a options=()
-    while [[ $1 != -- ]]; do
-        options+=("$1")
-        shift
-    done
-    shift
-    start_key "$name" "${options[@]}"
-    ready "$name"
-    token=$(new_user "$name")
-    out=/home/jerry/$name.out
-    log_in_with "$name" "$out" --enrol "$token" -- 'New password:' "$PASSWORD" 'once more:' "$PASSWORD" "$@"
-    log_in_with "$name" "$out" -- 'Password:' "$PASSWORD" "${LATER[@]}"
-    # A PIN is not shown where it is typed.
-    must_fail grep -aF "$PIN" "$out"
-    key "$name" unplug
-}
-
-ASKED=('PIN of your security key, to [a-z ]+ proxy.example.com \(8 tries left\): ' "$PIN")
-
-check_50_a_key_of_ctap_2_0_is_enrolled_with_its_pin_and_logs_in_without() {
-    local LATER=()
+check_54_the_wrong_key_alone_stays_dark_and_the_right_one_serves_in_the_same_prompt() {
     key first unplug
-    with_kind old --old --pin-protocol 1 --pin "$PIN" -- "${ASKED[@]}"
-}
-
-check_51_a_key_that_always_verifies_asks_its_pin_each_time() {
-    local LATER=("${ASKED[@]}")
-    with_kind always --always-verifies --pin "$PIN" -- "${ASKED[@]}"
-}
-
-check_52_a_key_that_makes_credentials_with_its_pin_only_is_enrolled() {
-    local LATER=()
-    with_kind made --makes-with-pin-only --pin "$PIN" --pin-protocol 2 -- "${ASKED[@]}"
-}
-
-check_53_a_key_with_a_finger_that_always_verifies_asks_no_pin() {
-    local LATER=()
-    with_kind finger --finger --always-verifies --pin "$PIN" --
+    plugged_in second
+    key second mark
+    agent_mark
+    reach desk 8022 "$RUN/54"
+    agent_says 'This security key is not enrolled for you: plug in the one that is'
+    test "$(key second count blinks) $(key second count assertion)" = '0 0'
+    key first mark
     key first plug
+    touch_key first
+    got_through "$RUN/54" 8022
+    key second unplug
 }
 
-check_60_the_agent_has_let_go_of_every_key() {
-    local agent
-    agent=$(systemctl show --property=MainPID --value agent)
-    until_true 10 bash -c "! ls -l /proc/$agent/fd | grep hidraw"
-    must_fail grep -x security-key /proc/"$agent"/task/*/comm
+check_55_a_no_at_the_prompt_darkens_the_key_and_refuses_the_program() {
+    local watcher
+    mkfifo "$RUN/55.in"
+    chown jerry "$RUN/55.in"
+    jerry portlatch watch <"$RUN/55.in" >"$RUN/55.watch" 2>&1 &
+    watcher=$!
+    exec 8>"$RUN/55.in"
+    until_true 60 grep -q 'Watching for prompts' "$RUN/55.watch"
+    key first mark
+    reach_once gate 8105 "$RUN/55"
+    await first blinks
+    echo d >&8
+    must_fail wait "$PROGRAM"
+    grep -qi 'connection refused\|connection reset' "$RUN/55"
+    await first cancelled
+    test "$(key first count touched)" = 0
+    exec 8>&-
+    pkill -INT -f '^portlatch watch' || true
+    wait "$watcher" || true
 }
 
-check_61_no_log_holds_a_pin_or_a_password() {
-    # The keys' own command lines say it, which is no fault of the programs that are tried.
-    journalctl --no-pager | grep -v 'virtual-key run' >"$RUN/journal"
-    must_fail grep -raF -e "$PIN" -e 0000-wrong -e "$PASSWORD" "$LOGS"/*.log "$PROXY_DIR/audit" /home/jerry/portlatch "$RUN/journal"
-    systemctl is-active agent daemon proxy
+# A second key that jerry has enrolled; it is plugged in afterwards.
+spare_is_enrolled() {
+    local adding
+    if [[ -e $RUN/spare.enrolled ]]; then
+        plugged_in spare
+        return
+    fi
+    # What an attempt has left.
+    systemctl stop key-spare 2>/dev/null || true
+    rm -f "$RUN/key-spare"
+    start_key spare --unplugged
+    key first plug
+    ready first
+    key first mark
+    jerry portlatch mfa add key spare >"$RUN/spare" 2>&1 &
+    adding=$!
+    touch_key first
+    until_true 60 grep -q 'Now plug in the new security key' "$RUN/spare"
+    # Either may be meant: both blink, until one is touched.
+    until_true 60 has_seen first blinks 2
+    key spare plug
+    touch_key spare
+    wait "$adding"
+    grep 'Added spare' "$RUN/spare"
+    await first cancelled
+    touch "$RUN/spare.enrolled"
+}
+
+check_60_a_second_key_is_added_with_a_tap_of_the_first() {
+    spare_is_enrolled
+    jerry portlatch mfa ls --json | tr -d ' ' | grep '"name":"spare"'
+}
+
+check_61_of_two_enrolled_keys_the_first_touch_counts_and_the_other_goes_dark() {
+    spare_is_enrolled
+    key first mark
+    key spare mark
+    reach desk 8023 "$RUN/61"
+    await first blinks
+    touch_key spare
+    got_through "$RUN/61" 8023
+    await first cancelled
+    test "$(key first count touched) $(key spare count touched)" = '0 1'
+}
+
+check_62_a_silent_key_beside_a_good_one_is_named_and_does_no_harm() {
+    spare_is_enrolled
+    key spare fault silent
+    key first mark
+    agent_mark
+    reach desk 8024 "$RUN/62"
+    agent_says 'The security key does not answer properly'
+    touch_key first
+    got_through "$RUN/62" 8024
+    key spare fault none
+    key spare unplug
 }

@@ -21,6 +21,7 @@ make_credential() {
     local name=$1 file=$2 maker
     shift 2
     input jerry "$(printf 'user-%s' "$name" | base64)" >"$file.in"
+    settled "$name"
     key "$name" mark
     without_terminal fido2-cred -M -i "$file.in" -o "$file" "$@" "$(device_of "$name")" &
     maker=$!
@@ -34,6 +35,7 @@ make_assertion() {
     local name=$1 file=$2 maker
     shift 2
     input "$(sed -n 1p "$file.key")" >"$file.assert.in"
+    settled "$name"
     key "$name" mark
     without_terminal fido2-assert -G -i "$file.assert.in" -o "$file.assert" "$@" "$(device_of "$name")" &
     maker=$!
@@ -98,13 +100,14 @@ check_06_libfido2_verifies_the_user_by_pin_under_both_protocols() {
     printf '4711\n' | make_credential one "$RUN/one"
     printf '4711\n' | make_assertion one "$RUN/one" -t pin=true
     verify_assertion "$RUN/one" -p -v
+    key one unplug
 }
 
 check_07_libfido2_s_wrong_pin_is_counted() {
     local device
     device=$(device_of probe)
     key probe mark
-    input "$(sed -n 1p "$RUN/probe.key")" >"$RUN/wrong.in"
+    input "$(sed -n 1p "$RUN/bare.key")" >"$RUN/wrong.in"
     must_fail without_terminal fido2-assert -G -v -i "$RUN/wrong.in" -o "$RUN/wrong" "$device" <<<0000
     test "$(key probe count pin-wrong)" = 1
     fido2-token -I "$device" | grep '^pin retries: 7'
@@ -124,5 +127,4 @@ check_08_libfido2_s_reset_forgets_everything() {
     wait "$resetter"
     fido2-token -I "$device" | grep -q noclientPin
     key probe unplug
-    key one unplug
 }

@@ -21,10 +21,10 @@ login_command() {
 # The line of jerry's agent that matches, among those behind the last mark.
 agent_mark() { wc -c <"$LOGS/agent.log" >"$RUN/agent.mark"; }
 agent_said() { tail -c "+$(($(<"$RUN/agent.mark") + 1))" "$LOGS/agent.log" | grep -aqE "$1"; }
-agent_says() { until_true "${2:-40}" agent_said "$1"; }
+agent_says() { until_true "${2:-60}" agent_said "$1"; }
 
 # start_agent [PINENTRY]: with this pinentry, or with none where that is empty.
-# shellcheck disable=SC2120 # a check passes it
+# shellcheck disable=SC2120 # others pass it
 start_agent() {
     # The terminal on which pinentry asks: a real one that nobody looks at.
     chown jerry /dev/tty6
@@ -33,6 +33,13 @@ start_agent() {
         --setenv=PORTLATCH_HOME=/home/jerry/portlatch --setenv=PATH="$PATH" --setenv=PORTLATCH_LOG=debug \
         --setenv=PORTLATCH_PINENTRY="${1-pinentry-tty}" --setenv=GPG_TTY=/dev/tty6 --setenv=TERM=linux \
         portlatch agent
+}
+
+# restart_agent [PINENTRY]
+restart_agent() {
+    systemctl stop agent
+    start_agent "$@"
+    until_true 60 is_attached
 }
 
 is_attached() {

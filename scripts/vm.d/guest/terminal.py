@@ -12,9 +12,12 @@ import re
 import select
 import signal
 import sys
+import termios
 import time
 
 LIFE = 240
+# How long a terminal has to lose its echo after a question for a secret.
+SILENCE = 20
 
 
 def main() -> int:
@@ -57,8 +60,7 @@ def converse(master: int, child: int | None, questions: list[tuple[str, str]], o
                 heard += piece
             if questions and (found := re.search(questions[0][0], heard)):
                 heard = heard[found.end():]
-                # A person needs a moment, and a terminal that is just losing its echo drops what is typed ahead.
-                time.sleep(0.5)
+                lose_echo(master)
                 os.write(master, questions.pop(0)[1].encode() + b"\r")
                 if not questions and child is None:
                     return 0
@@ -67,6 +69,13 @@ def converse(master: int, child: int | None, questions: list[tuple[str, str]], o
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     return 97 if questions and code == 0 else abs(code)
+
+
+def lose_echo(master: int) -> None:
+    """Waits until nothing that is typed is shown: every question here is one for a secret."""
+    end = time.monotonic() + SILENCE
+    while termios.tcgetattr(master)[3] & termios.ECHO and time.monotonic() < end:
+        time.sleep(0.05)
 
 
 sys.exit(main())
