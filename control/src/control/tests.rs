@@ -13,6 +13,7 @@ mod limits;
 mod logging_in;
 mod orders;
 mod races;
+mod record;
 mod refusals;
 mod revoking;
 mod scene;

@@ -120,16 +120,19 @@ async fn what_the_policy_does_not_allow_is_refused_by_its_reason() {
 async fn a_challenge_ends_after_two_minutes() {
     let scene = Scene::new().await;
     let mut person = scene.person("jerry").await;
+    let mut mark = scene.mark();
     for (wait, is_answered) in [(119, true), (121, false)] {
         let ceremony =
             scene.control.begin_ceremony(person.asker(), &person.open("db/billing", 5432)).await.unwrap();
         let context = person.context("db/billing", 5432);
         let answer = PresenceProof::Key { credential: person.key.tap(&ceremony.options, Some(context)) };
         scene.pass(Duration::from_secs(wait));
+        mark = scene.mark();
         let finished = scene.control.finish_ceremony(person.asker(), &ceremony.ceremony, &answer).await;
         assert_eq!(finished.is_ok(), is_answered, "after {wait} s: {finished:?}");
     }
-    assert_eq!(scene.last_reason("mfa.fail"), "ceremony_ended");
+    scene.refused_since(&mark, "mfa.fail", "ceremony_ended");
+    scene.nothing_proved_since(&mark);
 }
 
 // A 4: after it was cancelled.
@@ -141,9 +144,14 @@ async fn a_cancelled_challenge_cannot_be_answered() {
         scene.control.begin_ceremony(person.asker(), &person.open("db/billing", 5432)).await.unwrap();
     let context = person.context("db/billing", 5432);
     let answer = PresenceProof::Key { credential: person.key.tap(&ceremony.options, Some(context)) };
+    let mark = scene.mark();
     scene.control.cancel_ceremony(person.asker(), &ceremony.ceremony).await;
+    scene.refused_since(&mark, "mfa.fail", "cancelled");
+    let mark = scene.mark();
     let finished = scene.control.finish_ceremony(person.asker(), &ceremony.ceremony, &answer).await;
     assert_eq!(finished.unwrap_err(), Denial::CeremonyEnded);
+    scene.refused_since(&mark, "mfa.fail", "ceremony_ended");
+    scene.nothing_proved_since(&mark);
 }
 
 #[tokio::test]
@@ -168,10 +176,11 @@ async fn a_role_removed_between_challenge_and_answer_refuses_the_answer() {
     let answer = PresenceProof::Key { credential: person.key.tap(&ceremony.options, Some(context)) };
     let without = "kind: user\nmetadata: {name: jerry}\nspec: {roles: [open]}";
     scene.control.apply(&file(without), "root").await.unwrap();
+    let mark = scene.mark();
     let finished = scene.control.finish_ceremony(person.asker(), &ceremony.ceremony, &answer).await;
     assert_eq!(finished.unwrap_err(), Denial::Policy);
-    assert_eq!(scene.last_reason("access.denied"), "policy");
-    assert!(scene.audit("grant").is_empty());
+    scene.refused_since(&mark, "access.denied", "policy");
+    scene.nothing_proved_since(&mark);
 }
 
 #[tokio::test]

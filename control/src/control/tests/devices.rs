@@ -63,9 +63,11 @@ async fn a_tap_for_a_port_changes_no_devices_and_the_other_way_round() {
         let ceremony = scene.begin(&person, wanted).await.unwrap();
         let context = json!(signed.context(&person.granted.login));
         let credential = person.key.tap(&ceremony.options, Some(context));
+        let mark = scene.mark();
         let finished = scene.finish(&person, &ceremony, PresenceProof::Key { credential }).await;
         assert_eq!(finished.unwrap_err(), Denial::BadAssertion);
-        assert_eq!(scene.last_reason("mfa.fail"), "context");
+        scene.refused_since(&mark, "mfa.fail", "context");
+        scene.nothing_proved_since(&mark);
     }
     // Another name than the one that was shown.
     let ceremony = scene.begin(&person, &add).await.unwrap();

@@ -77,9 +77,11 @@ async fn what_policy_refuses_by_the_time_of_the_answer_fails_the_whole() {
     let ceremony = scene.begin(&person, &exec).await.unwrap();
     let target = crate::admin::LockedBy::Resource("db/wide".parse().unwrap());
     scene.control.lock(target, None, None, "root").await.unwrap();
-    let proof = person.tap_for(&ceremony, &exec);
+    let (proof, mark) = (person.tap_for(&ceremony, &exec), scene.mark());
     let refused = scene.finish(&person, &ceremony, proof).await.unwrap_err();
     assert!(matches!(&refused, Denial::Refused(names) if names.starts_with("db/wide:1000: ")), "{refused}");
+    scene.refused_since(&mark, "access.denied", "locked");
+    scene.nothing_proved_since(&mark);
     assert!(is_tap_needed(&scene.ask(&person, "db/billing", 5432).await), "nothing of it is remembered");
 }
 
@@ -100,9 +102,9 @@ async fn one_resource_that_asks_for_a_pin_asks_it_for_all() {
     let exec = person.exec(&[("db/billing", 5432), ("db/vault", 5432)]);
     let ceremony = scene.begin(&person, &exec).await.unwrap();
     assert_eq!(ceremony.options["publicKey"]["userVerification"], "required");
-    let proof = person.tap_for(&ceremony, &exec);
+    let (proof, mark) = (person.tap_for(&ceremony, &exec), scene.mark());
     assert_eq!(scene.finish(&person, &ceremony, proof).await.unwrap_err(), Denial::BadAssertion);
-    assert_eq!(scene.last_reason("mfa.fail"), "user_not_verified");
+    scene.refused_since(&mark, "mfa.fail", "user_not_verified");
     let ceremony = scene.begin(&person, &exec).await.unwrap();
     let context = json!(exec.context(&person.granted.login));
     let mut answer = person.key.answer(&ceremony.options, Some(context));
@@ -126,9 +128,10 @@ async fn a_list_that_differs_from_the_one_that_was_shown_is_refused() {
     ];
     for shown in shown {
         let ceremony = scene.begin(&person, &exec).await.unwrap();
-        let proof = person.tap_for(&ceremony, &shown);
+        let (proof, mark) = (person.tap_for(&ceremony, &shown), scene.mark());
         assert_eq!(scene.finish(&person, &ceremony, proof).await.unwrap_err(), Denial::BadAssertion);
-        assert_eq!(scene.last_reason("mfa.fail"), "context");
+        scene.refused_since(&mark, "mfa.fail", "context");
+        scene.nothing_proved_since(&mark);
         scene.pass(Duration::from_secs(6));
     }
     // In any order it is the same list.

@@ -6,7 +6,7 @@ use portlatch_protocol::api::ceremony::{CeremonyOutcome, PresenceProof};
 use serde_json::json;
 
 use super::super::*;
-use super::scene::{Person, Scene};
+use super::scene::{ADDRESS, Person, Scene};
 use super::soft_key::{Answer, BACKED_UP, BACKUP_ELIGIBLE, SoftKey, USER_PRESENT, USER_VERIFIED};
 
 type Spoil = Box<dyn FnOnce(&mut Answer)>;
@@ -33,11 +33,13 @@ async fn refused(scene: &Scene, person: &Person, ceremony: &Id, credential: serd
     // More than a minute for each failure: the limit on wrong answers is another test's.
     scene.pass(Duration::from_secs(70));
     let (grants, oks) = (scene.audit("grant").len(), scene.audit("mfa.ok").len());
+    let mark = scene.mark();
     let answer = PresenceProof::Key { credential };
     let denied = scene.control.finish_ceremony(person.asker(), ceremony, &answer).await;
     assert_eq!(denied.unwrap_err(), Denial::BadAssertion);
     assert_eq!((scene.audit("grant").len(), scene.audit("mfa.ok").len()), (grants, oks));
     let reason = scene.last_reason("mfa.fail");
+    scene.refused_since(&mark, "mfa.fail", &reason);
     let again = scene.control.finish_ceremony(person.asker(), ceremony, &answer).await;
     assert_eq!(again.unwrap_err(), Denial::CeremonyEnded, "the challenge was used up");
     reason
@@ -58,6 +60,10 @@ async fn an_answer_with_one_wrong_part_is_refused() {
         ("origin", Box::new(|it| it.origin = "https://proxy.example.com".to_owned())),
         ("origin", Box::new(|it| it.origin = "portlatch-agent://evil.example.com".to_owned())),
         ("origin", Box::new(|it| it.origin = "portlatch-agent://proxy.example.com/".to_owned())),
+        ("origin", Box::new(|it| it.origin = "portlatch-agent://proxy.example.com:8443".to_owned())),
+        ("origin", Box::new(|it| it.origin = "portlatch-agents://proxy.example.com".to_owned())),
+        ("origin", Box::new(|it| it.origin = "http://proxy.example.com".to_owned())),
+        ("origin", Box::new(|it| it.origin = "https://proxy.example.com:8443".to_owned())),
         ("origin", Box::new(|it| it.origin = "https://proxy.example.com.evil.example".to_owned())),
         ("rp_id", Box::new(|it| it.rp_id = "evil.example.com".to_owned())),
         ("user_not_present", Box::new(|it| it.flags = 0)),
@@ -80,6 +86,21 @@ async fn an_answer_with_one_wrong_part_is_refused() {
         assert_eq!(refused_as(&scene, &mut person, PLACE, spoil).await, expected);
     }
     assert!(scene.tap(&mut person, PLACE.0, PLACE.1).await.is_ok(), "the honest answer passes");
+}
+
+// A 6: BE.
+#[tokio::test]
+async fn a_key_that_could_be_backed_up_and_now_cannot_is_refused() {
+    let scene = Scene::new().await;
+    let token = scene.token_for("jerry").await;
+    let key = SoftKey { backup: BACKUP_ELIGIBLE | BACKED_UP, ..SoftKey::new() };
+    let granted = scene.enrol("jerry", &token, &key, ADDRESS).await.unwrap();
+    let mut person = scene.with_tunnel(key, granted).await;
+    for flags in [USER_PRESENT, USER_PRESENT | BACKED_UP] {
+        let reason = refused_as(&scene, &mut person, PLACE, |it| it.flags = flags).await;
+        assert!(["backup_flags", "malformed"].contains(&reason.as_str()), "{flags}: {reason}");
+    }
+    assert!(scene.tap(&mut person, PLACE.0, PLACE.1).await.is_ok());
 }
 
 // A 6: signature.

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 pub(super) const HOST: &str = "proxy.example.com";
 pub(super) const AGENT_ORIGIN: &str = "portlatch-agent://proxy.example.com";
+pub(super) const PAGE_ORIGIN: &str = "https://proxy.example.com";
 
 pub(super) const USER_PRESENT: u8 = 0x01;
 pub(super) const USER_VERIFIED: u8 = 0x04;
@@ -19,6 +20,8 @@ pub(super) struct SoftKey {
     pub(super) key: KeyPair,
     pub(super) id: Vec<u8>,
     pub(super) counter: u32,
+    /// What it says of backups, always.
+    pub(super) backup: u8,
 }
 
 /// An answer in the making: as it should be, until a test says otherwise.
@@ -41,7 +44,7 @@ impl SoftKey {
     pub(super) fn new() -> Self {
         let mut id = vec![0; 32];
         getrandom::fill(&mut id).unwrap();
-        Self { key: KeyPair::generate().unwrap(), id, counter: 0 }
+        Self { key: KeyPair::generate().unwrap(), id, counter: 0, backup: 0 }
     }
 
     pub(super) fn enrol(&self, options: &Value) -> Value {
@@ -52,7 +55,7 @@ impl SoftKey {
         let challenge = options["publicKey"]["challenge"].as_str().unwrap();
         let client_data = json!({"type": "webauthn.create", "challenge": challenge, "origin": origin});
         let client_data = client_data.to_string().into_bytes();
-        let mut data = auth_data(HOST, USER_PRESENT | ATTESTED, 0);
+        let mut data = auth_data(HOST, USER_PRESENT | ATTESTED | self.backup, 0);
         data.extend([0; 16]);
         data.extend(u16::try_from(self.id.len()).unwrap().to_be_bytes());
         data.extend(&self.id);
@@ -80,7 +83,7 @@ impl SoftKey {
             cross_origin: Some(false),
             context,
             rp_id: HOST.to_owned(),
-            flags: USER_PRESENT,
+            flags: USER_PRESENT | self.backup,
             counter: self.counter,
             id: self.id.clone(),
             user_handle: None,

@@ -72,8 +72,11 @@ async fn a_challenge_from_before_a_restart_cannot_be_answered() {
     let context = person.context("db/billing", 5432);
     let answer = PresenceProof::Key { credential: person.key.tap(&ceremony.options, Some(context)) };
     let scene = scene.restart().await;
+    let mark = scene.mark();
     let finished = scene.control.finish_ceremony(person.asker(), &ceremony.ceremony, &answer).await;
     assert_eq!(finished.unwrap_err(), Denial::CeremonyEnded);
+    scene.refused_since(&mark, "mfa.fail", "ceremony_ended");
+    scene.nothing_proved_since(&mark);
 }
 
 #[tokio::test]
