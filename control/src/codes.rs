@@ -101,6 +101,11 @@ impl Control {
     pub(crate) async fn has_app(&self, user: &UserName) -> Result<bool, Denial> {
         Ok(!self.store.apps(user).await?.is_empty())
     }
+
+    /// Whether the user's codes pause now.
+    pub(crate) async fn codes_pause(&self, user: &UserName) -> Result<bool, Denial> {
+        Ok(self.store.codes_pause(user, bounds(self.clock.time_of_day())).await?)
+    }
 }
 
 /// What an app's secret is sealed for: it opens for no other app and no other user.

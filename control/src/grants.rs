@@ -72,7 +72,8 @@ impl Control {
             }
         }
         let takes_codes = terms.mfa == MfaNeed::TapOrCode;
-        let code_allowed = takes_codes && self.has_app(&asker.login.login.user).await?;
+        let user = &asker.login.login.user;
+        let code_allowed = takes_codes && self.has_app(user).await? && !self.codes_pause(user).await?;
         Ok(AccessAnswer::TapNeeded { code_allowed })
     }
 

@@ -88,6 +88,8 @@ impl Control {
             true => Codes::Taken,
             false => Codes::Refused,
         };
+        // One that is typed all the same hears why it is not looked at.
+        let code_allowed = codes == Codes::Taken && !self.codes_pause(&login.user).await?;
         let browser = request.browser.as_ref().map(|browser| Approval::new(browser, demand.cross));
         let browser = browser.transpose()?;
         let ceremony = random_id();
@@ -110,7 +112,7 @@ impl Control {
             drop(self.ceremonies.take_cancelled(&ceremony, &login.login, now));
             return Err(error.into());
         }
-        let (expires_in, code_allowed) = (LIFETIME.as_secs(), codes == Codes::Taken);
+        let expires_in = LIFETIME.as_secs();
         Ok(Ceremony { ceremony, options, expires_in, code_allowed, browser: page })
     }
 
@@ -185,7 +187,7 @@ impl Control {
             PresenceProof::Key { credential } => self.verify_key(asker, purpose, credential).await,
             PresenceProof::Code { code } => {
                 if purpose.codes == Codes::Refused {
-                    self.answer_failed(asker, &purpose.wanted, "code_not_allowed").await;
+                    self.note_failed(asker, &purpose.wanted, "code_not_allowed").await;
                     return Err(Denial::BadCode);
                 }
                 self.verify_typed(asker, purpose, code).await
@@ -226,7 +228,7 @@ impl Control {
             Err((CodeError::Store(error), _)) => return Err(error.into()),
             Err(refused) => refused,
         };
-        self.answer_failed(asker, &purpose.wanted, &error.to_string()).await;
+        self.note_failed(asker, &purpose.wanted, &error.to_string()).await;
         if next == Next::Paused {
             let detail = Some("codes".to_owned());
             self.audit.note(Event { detail, ..asker.event(EventKind::MfaLock) }).await;
@@ -239,11 +241,30 @@ impl Control {
         })
     }
 
-    /// Counts and records a proof that was none; one too many pauses the login's proofs.
-    pub(crate) async fn answer_failed(&self, asker: Asker<'_>, wanted: &CeremonyPurpose, reason: &str) {
-        let (login, now) = (&asker.login.login.login, self.clock.boot_time());
+    /// Records a proof that was none. Of codes that is all: they have a pause of their own, and must not pause the key.
+    async fn note_failed(&self, asker: Asker<'_>, wanted: &CeremonyPurpose, reason: &str) {
         let reason = Some(reason.to_owned());
         self.audit.note(Event { reason, ..about(wanted, asker.event(EventKind::MfaFail)) }).await;
+    }
+
+    /// Records a proof that is not enough any more; a key's counts as a wrong answer.
+    pub(crate) async fn fell_short(
+        &self,
+        asker: Asker<'_>,
+        wanted: &CeremonyPurpose,
+        presence: &Presence,
+        reason: &str,
+    ) {
+        match presence {
+            Presence::Tap(_) => self.answer_failed(asker, wanted, reason).await,
+            Presence::Code { .. } => self.note_failed(asker, wanted, reason).await,
+        }
+    }
+
+    /// Counts and records a key's proof that was none; one too many pauses the login's proofs.
+    pub(crate) async fn answer_failed(&self, asker: Asker<'_>, wanted: &CeremonyPurpose, reason: &str) {
+        let (login, now) = (&asker.login.login.login, self.clock.boot_time());
+        self.note_failed(asker, wanted, reason).await;
         if self.access_limits.failures.count(login, now) == Consequence::Paused {
             self.audit.note(asker.event(EventKind::MfaLock)).await;
             self.note_ended(self.ceremonies.forget_login(login), "paused").await;

@@ -338,6 +338,8 @@ pub enum ProblemCode {
     BadAssertion,
     /// The code is wrong, or was used already.
     BadCode,
+    /// Too many codes were wrong: for a while a key alone will do.
+    CodesPaused,
     /// The login has ended: log in again.
     LoginEnded,
     /// A lock stands against it.

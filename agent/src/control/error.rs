@@ -145,7 +145,7 @@ impl ApiError {
         match self.code() {
             Some(ProblemCode::Locked) => RefusalReason::Locked,
             Some(ProblemCode::NotFound) => RefusalReason::UnknownPort,
-            Some(ProblemCode::RateLimited) => RefusalReason::Limit,
+            Some(ProblemCode::RateLimited | ProblemCode::CodesPaused) => RefusalReason::Limit,
             Some(ProblemCode::BadAssertion | ProblemCode::BadCode | ProblemCode::CeremonyEnded) => {
                 RefusalReason::Denied
             }
@@ -189,6 +189,7 @@ mod tests {
             (ProblemCode::Policy, RefusalReason::Policy),
             (ProblemCode::NotFound, RefusalReason::UnknownPort),
             (ProblemCode::RateLimited, RefusalReason::Limit),
+            (ProblemCode::CodesPaused, RefusalReason::Limit),
             (ProblemCode::BadAssertion, RefusalReason::Denied),
             (ProblemCode::Unavailable, RefusalReason::NoProxy),
         ] {

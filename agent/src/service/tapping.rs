@@ -81,11 +81,16 @@ impl Tapping {
                 return Ok(CeremonyOutcome::Granted(grant));
             }
         }
-        let mut tries_left = TRIES;
+        let (mut tries_left, mut codes_pause) = (TRIES, false);
         loop {
-            tries_left -= 1;
             match self.attempt().await {
-                Err(TapEnd::Failed(error)) if tries_left > 0 && is_worth_another_try(&error) => {
+                // Codes pause, the key does not: the prompt stays for it.
+                Err(TapEnd::Failed(error)) if !codes_pause && is_pause_of_codes(&error) => {
+                    codes_pause = true;
+                    self.tell(TapEvent::Notice(sentence(&format!("{error}.")))).await;
+                }
+                Err(TapEnd::Failed(error)) if tries_left > 1 && is_worth_another_try(&error) => {
+                    tries_left -= 1;
                     self.tell(TapEvent::Notice(once_more(&error, tries_left))).await;
                 }
                 end => return end,
@@ -287,6 +292,10 @@ fn fitting(purpose: &CeremonyPurpose, outcome: CeremonyOutcome) -> Result<Ceremo
     };
     let other = || ApiError::BadAnswer(serde::de::Error::custom("a ceremony ended as one of another kind"));
     fits.then_some(outcome).ok_or_else(other)
+}
+
+fn is_pause_of_codes(error: &ApiError) -> bool {
+    error.code() == Some(ProblemCode::CodesPaused)
 }
 
 fn is_worth_another_try(error: &ApiError) -> bool {

@@ -75,7 +75,8 @@ impl Denial {
             Self::BadCode => ProblemCode::BadCode,
             Self::Policy | Self::SourceAddress | Self::Refused(_) => ProblemCode::Policy,
             Self::NotFound => ProblemCode::NotFound,
-            Self::RateLimited | Self::Paused(_) | Self::CodesPaused(_) => ProblemCode::RateLimited,
+            Self::RateLimited | Self::Paused(_) => ProblemCode::RateLimited,
+            Self::CodesPaused(_) => ProblemCode::CodesPaused,
             Self::BadRequest(_) => ProblemCode::BadRequest,
             Self::Unavailable => ProblemCode::Unavailable,
         }

@@ -73,7 +73,7 @@ impl Control {
             Presence::Tap(_) => terms.iter().find_map(|terms| presence.shortfall(terms)),
         };
         if let Some(shortfall) = shortfall {
-            self.answer_failed(asker, &wanted, shortfall).await;
+            self.fell_short(asker, &wanted, &presence, shortfall).await;
             return Err(Denial::BadAssertion);
         }
         self.audit.write(presence.on(about(&wanted, asker.event(EventKind::MfaOk)))).await?;

@@ -56,7 +56,7 @@ impl Control {
         // What the resource asks for may have changed since the prompt opened: what holds now counts.
         let (standing, terms) = self.terms(asker, request).await?;
         if let Some(shortfall) = presence.shortfall(&terms) {
-            self.answer_failed(asker, &CeremonyPurpose::Open(request.clone()), shortfall).await;
+            self.fell_short(asker, &CeremonyPurpose::Open(request.clone()), &presence, shortfall).await;
             return Err(Denial::BadAssertion);
         }
         if place == Place::Elsewhere && !terms.cross_device {

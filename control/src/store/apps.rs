@@ -138,6 +138,20 @@ impl Store {
         Ok(Attempt::Refused(last.map_or(now, TimeOfDay)))
     }
 
+    /// Whether no code of the user would be looked at now.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the database cannot be read.
+    pub async fn codes_pause(&self, user: &UserName, bounds: FailureBounds) -> Result<bool, StoreError> {
+        let row = sqlx::query("SELECT 1 FROM code_failures WHERE user = ? AND failures >= ? AND last > ?")
+            .bind(user.as_str())
+            .bind(i64::from(bounds.most))
+            .bind(bounds.forgotten.0)
+            .fetch_optional(&self.readers)
+            .await?;
+        Ok(row.is_some())
+    }
+
     /// Accepts a step of an app, and forgets the failures before it. `false`, and nothing changed, if the app is not the
     /// user's any more, or this step or a later one was accepted already.
     ///

@@ -25,12 +25,20 @@ async fn scene_with_app() -> (Scene, Person, App) {
 
 /// The code is refused as every other, nothing is granted, and the audit says why.
 async fn refused(scene: &Scene, person: &Person, code: &str, reason: &str) {
-    let open = person.opening("db/billing", 5432);
-    let grants = scene.audit("grant").len();
-    let refused = scene.type_code(person, &open, code).await.unwrap_err();
+    refused_for(scene, person, &person.opening("db/billing", 5432), (code, reason)).await;
+}
+
+async fn refused_for(
+    scene: &Scene,
+    person: &Person,
+    purpose: &CeremonyPurpose,
+    (code, reason): (&str, &str),
+) {
+    let mark = scene.mark();
+    let refused = scene.type_code(person, purpose, code).await.unwrap_err();
     assert_eq!(refused, Denial::BadCode, "{code}");
-    assert_eq!(scene.last_reason("mfa.fail"), reason, "{code}");
-    assert_eq!(scene.audit("grant").len(), grants, "{code}");
+    scene.refused_since(&mark, "mfa.fail", reason);
+    scene.nothing_proved_since(&mark);
 }
 
 #[tokio::test]
@@ -135,6 +143,47 @@ async fn five_wrong_codes_pause_codes_for_a_quarter_of_an_hour_and_keys_never() 
     assert!(scene.type_code(&person, &open, &app.code(&scene.clock)).await.is_ok());
 }
 
+// B: however many codes are wrong, or are typed while codes pause, keys go on.
+#[tokio::test]
+async fn no_number_of_wrong_codes_pauses_the_key() {
+    let (scene, mut person, _) = scene_with_app().await;
+    let (open, exec) = (person.opening("db/billing", 5432), person.exec(&[("db/billing", 5432)]));
+    for number in 0..36 {
+        // Of these three kinds: wrong, too late, and where none is taken.
+        let purpose = if number < 24 { &open } else { &exec };
+        let typed = scene.type_code(&person, purpose, "12345").await;
+        assert!(matches!(typed, Err(Denial::BadCode | Denial::CodesPaused(_))), "number {number}: {typed:?}");
+        assert_eq!(scene.audit("mfa.fail").len(), number + 1);
+        scene.pass(Duration::from_secs(6));
+    }
+    let locks = scene.audit("mfa.lock");
+    assert!(locks.iter().all(|lock| lock["detail"] == "codes") && locks.len() == 1, "{locks:?}");
+    assert!(scene.audit("grant").is_empty());
+    assert!(scene.prove(&mut person, &open).await.is_ok(), "the key");
+}
+
+#[tokio::test]
+async fn while_codes_pause_nobody_is_offered_one() {
+    let (scene, person, _) = scene_with_app().await;
+    let open = person.opening("db/billing", 5432);
+    let offered = async || {
+        let asked = scene.ask(&person, "db/billing", 5432).await;
+        let AccessAnswer::TapNeeded { code_allowed } = asked else { panic!("a tap is needed") };
+        assert_eq!(scene.begin(&person, &open).await.unwrap().code_allowed, code_allowed);
+        code_allowed
+    };
+    for _ in 0..5 {
+        scene.pass(Duration::from_secs(12));
+        assert!(offered().await);
+        refused(&scene, &person, "12345", "code_wrong").await;
+    }
+    assert!(!offered().await);
+    scene.pass(PAUSE - Duration::from_secs(1));
+    assert!(!offered().await);
+    scene.pass(Duration::from_secs(1));
+    assert!(offered().await);
+}
+
 // B: of any number of attempts at once no more than five are looked at.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn codes_that_are_guessed_all_at_once_are_no_more_than_five() {
@@ -179,17 +228,14 @@ async fn what_takes_no_codes_is_not_opened_by_one() {
         );
         let open = person.opening(resource, port);
         assert!(!scene.begin(&person, &open).await.unwrap().code_allowed, "{resource}");
-        let refused = scene.type_code(&person, &open, &app.code(&scene.clock)).await;
-        assert_eq!(refused.unwrap_err(), Denial::BadCode, "{resource}");
-        assert_eq!(scene.last_reason("mfa.fail"), "code_not_allowed");
+        refused_for(&scene, &person, &open, (&app.code(&scene.clock), "code_not_allowed")).await;
         scene.pass(Duration::from_secs(60));
     }
     let exec = person.exec(&[("db/billing", 5432)]);
     let devices = CeremonyPurpose::ManageDevices(DeviceChange::RecoveryCodes);
     for purpose in [exec, devices] {
         assert!(!scene.begin(&person, &purpose).await.unwrap().code_allowed, "{purpose:?}");
-        let refused = scene.type_code(&person, &purpose, &app.code(&scene.clock)).await;
-        assert_eq!(refused.unwrap_err(), Denial::BadCode, "{purpose:?}");
+        refused_for(&scene, &person, &purpose, (&app.code(&scene.clock), "code_not_allowed")).await;
         scene.pass(Duration::from_secs(60));
     }
     assert!(scene.audit("grant").is_empty());
