@@ -120,7 +120,8 @@ impl Control {
         Err(refused)
     }
 
-    /// A tap that covers this port, as the resource says now and said when it was tapped; of one tunnel key, or of any.
+    /// A tap that covers this port, as the resource says now and said when it was tapped; of one tunnel key, or of the
+    /// login's newest.
     pub(crate) async fn tap_serving(
         &self,
         asker: Asker<'_>,

@@ -12,6 +12,7 @@ use crate::api::problem::Denial;
 use crate::control::Control;
 use crate::documents::values::format_duration;
 use crate::grants::{Asker, sign::tap_expiry};
+use crate::login::seconds_until;
 use crate::policy::Concerned;
 use crate::policy::explain::{Reader, Story};
 
@@ -43,23 +44,20 @@ impl Control {
             Ok(terms) => terms,
             Err(why) => {
                 steps.push(format!("refused: {why}"));
-                return Ok(Explanation { is_allowed: false, steps });
+                return Ok(Explanation::refused(steps));
             }
         };
+        // Whatever was tapped for an attach before the present one serves nobody any more.
         let remembered = self.tap_serving(asker, None, target, &terms).await?;
-        let ground = match (terms.mfa, remembered) {
-            (MfaNeed::Tap | MfaNeed::TapOrCode, Some(tap)) => {
-                let end = TimeOfDay(tap_expiry(&tap, terms.mfa_interval).saturating_mul(1000));
-                format!(
-                    "allowed: a tap of {} ago opens it for {} more",
-                    since(tap.time, now),
-                    until(end, now)
-                )
-            }
-            (need, _) => after(need).to_owned(),
+        let Some(tap) = remembered.filter(|_| terms.mfa != MfaNeed::None) else {
+            steps.push(after(terms.mfa).to_owned());
+            return Ok(Explanation::allowed(terms.mfa, steps));
         };
-        steps.push(ground);
-        Ok(Explanation { is_allowed: true, steps })
+        let end = TimeOfDay(tap_expiry(&tap, terms.mfa_interval).saturating_mul(1000));
+        let (ago, more) = (since(tap.time, now), until(end, now));
+        steps.push(format!("allowed: a tap of {ago} ago opens it for {more} more"));
+        let proved_for = Some(seconds_until(end, now));
+        Ok(Explanation { proved_for, ..Explanation::allowed(terms.mfa, steps) })
     }
 
     /// Tells an administrator why a user can open a port or not.
@@ -80,9 +78,10 @@ impl Control {
             Ok(terms) => terms,
             Err(why) => {
                 steps.push(format!("refused: {why}"));
-                return Ok(Explanation { is_allowed: false, steps });
+                return Ok(Explanation::refused(steps));
             }
         };
+        steps.extend(standing.world.tell_locks(&self.store.logins_of(user).await?, now));
         let dialling = standing.proxies_of(resource);
         steps.push(match dialling.is_empty() {
             true => "no proxy that may dial it serves now: nobody gets through until one does".to_owned(),
@@ -92,7 +91,7 @@ impl Control {
             steps.push(format!("{user} has no security key yet, and so no login"));
         }
         steps.push(after(terms.mfa).to_owned());
-        Ok(Explanation { is_allowed: true, steps })
+        Ok(Explanation::allowed(terms.mfa, steps))
     }
 }
 

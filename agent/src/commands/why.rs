@@ -77,19 +77,22 @@ impl Answer {
             Failure::Failed(format!("{host} has several ports ({ports}): name one, as in {host}:PORT"))
         })?;
         let target = ExecTarget { resource: resource.id.clone(), port };
-        let Explanation { is_allowed, steps } = Control::for_login(login, clock)?.why(&target).await?;
-        let advice = match is_allowed {
-            true => how_to_connect(&host, port, resource),
-            false => whom_to_ask(&target, resource, login),
+        let explained = Control::for_login(login, clock)?.why(&target).await?;
+        let Explanation { is_allowed, mfa, proved_for, steps } = explained;
+        // The catalogue says what the strictest of the ports asks for; of this one control says it.
+        let mfa = is_allowed.then(|| mfa.unwrap_or(resource.mfa));
+        let advice = match mfa {
+            Some(need) => how_to_connect(&host, port, (resource, need)),
+            None => whom_to_ask(&target, resource, login),
         };
         Ok(Self {
             host,
             port: Some(port),
             resource: Some(target.resource),
             is_allowed,
-            mfa: is_allowed.then_some(resource.mfa),
+            mfa,
             steps: steps.iter().map(|step| safe_sentence(step)).collect(),
-            open_for_seconds: None,
+            open_for_seconds: proved_for,
             last_refusal: None,
             troubles: Vec::new(),
             advice,
@@ -133,17 +136,24 @@ impl Answer {
 
     /// Adds what this machine knows.
     fn look_around(&mut self, report: Result<StatusReport, Failure>) {
-        let StatusReport { status, troubles } = match report {
-            Ok(report) => report,
+        match report {
+            Ok(report) => self.look_at(report),
             // An agent that is silent is told of; the rules are as they are.
-            Err(failure) => return self.troubles.push(sentence(&format!("{failure}."))),
-        };
+            Err(failure) => self.troubles.push(sentence(&format!("{failure}."))),
+        }
+        let needs_a_tap = self.mfa.is_some_and(|need| need != MfaNeed::None);
+        if let (true, Some(seconds)) = (needs_a_tap, self.open_for_seconds) {
+            self.advice = format!("connect: it is open for {seconds} s more, without another tap");
+        }
+    }
+
+    fn look_at(&mut self, StatusReport { status, troubles }: StatusReport) {
         let name = self.resource.as_ref().map(|resource| resource.name.as_str());
         let is_this = |resource: Option<&str>, port: u16| {
             resource.is_some() && resource == name && Some(port) == self.port
         };
         let held = status.grants.iter().find(|grant| is_this(Some(&grant.resource), grant.port));
-        self.open_for_seconds = held.map(|grant| grant.seconds_left);
+        self.open_for_seconds = held.map(|grant| grant.seconds_left).max(self.open_for_seconds);
         let same_host = |refusal: &RefusalView| {
             refusal.host == self.host.as_str() && self.port.is_none_or(|port| port == refusal.port)
         };
@@ -151,19 +161,17 @@ impl Answer {
             |refusal: &&RefusalView| is_this(refusal.resource.as_deref(), refusal.port) || same_host(refusal);
         self.last_refusal = status.refusals.iter().find(concerns).cloned();
         self.troubles.extend(troubles);
-        if let (true, Some(seconds)) = (self.is_allowed, self.open_for_seconds) {
-            self.advice = format!("connect: it is open for {} s more, without another tap", seconds);
-        }
     }
 
     fn print(&self) -> Result<(), Failure> {
         let Self { host, port, .. } = self;
         let place = port.map_or_else(|| host.to_string(), |port| format!("{host}:{port}"));
-        let verdict = match (self.is_allowed, self.mfa) {
-            (false, _) => "refused",
-            (true, Some(MfaNeed::Tap)) => "yours, after a tap",
-            (true, Some(MfaNeed::TapOrCode)) => "yours, after a tap or a code",
-            (true, Some(MfaNeed::None) | None) => "yours, without a tap",
+        let verdict = match (self.is_allowed, self.mfa, self.open_for_seconds) {
+            (false, _, _) => "refused",
+            (true, Some(MfaNeed::Tap | MfaNeed::TapOrCode), Some(_)) => "yours, without another tap",
+            (true, Some(MfaNeed::Tap), None) => "yours, after a tap",
+            (true, Some(MfaNeed::TapOrCode), None) => "yours, after a tap or a code",
+            (true, Some(MfaNeed::None) | None, _) => "yours, without a tap",
         };
         say(&emphasised(&format!("{place}: {verdict}")))?;
         for step in &self.steps {
@@ -179,12 +187,12 @@ impl Answer {
     }
 }
 
-fn how_to_connect(host: &Hostname, port: u16, resource: &Resource) -> String {
+fn how_to_connect(host: &Hostname, port: u16, (resource, need): (&Resource, MfaNeed)) -> String {
     if resource.proxies.is_empty() {
         return "wait, or tell an administrator: no proxy of this resource is up now".to_owned();
     }
     let beforehand = format!("or tap beforehand with `portlatch tap {host}:{port}`");
-    match resource.mfa {
+    match need {
         MfaNeed::None => "connect: nothing else is needed".to_owned(),
         MfaNeed::Tap => format!("connect, and tap your security key at the prompt; {beforehand}"),
         MfaNeed::TapOrCode => {
@@ -262,6 +270,7 @@ mod tests {
             resource: Some("db/billing".parse().unwrap()),
             port: Some(5432),
             is_allowed: true,
+            mfa: Some(MfaNeed::Tap),
             ..stranger("billing.corp.internal")
         };
         let grant = |port| GrantView { resource: "billing".into(), port, seconds_left: 200, amr: vec![] };

@@ -33,6 +33,25 @@ async fn an_open_port_is_told_with_its_rule_and_how_to_connect() {
     );
 }
 
+/// The catalogue says of a resource what the strictest of its ports asks for.
+#[tokio::test]
+async fn a_port_is_told_with_what_it_asks_for_itself() {
+    let machine = Machine::logged_in_without_daemon().await;
+    let told = text(&machine.run(&["why", "billing-db:80"]).await.stdout);
+    assert!(told.starts_with("billing-db:80: yours, without a tap\n"), "{told}");
+    assert!(told.contains("What to do: connect: nothing else is needed."), "{told}");
+    let json = machine.run(&["why", "billing-db:80", "--json"]).await;
+    assert_eq!(serde_json::from_slice::<Value>(&json.stdout).unwrap()["mfa"], "none");
+}
+
+#[tokio::test]
+async fn a_port_that_an_earlier_tap_opens_is_told_so_everywhere() {
+    let machine = Machine::logged_in_without_daemon().await;
+    let told = text(&machine.run(&["why", "billing-db:5433"]).await.stdout);
+    assert!(told.starts_with("billing-db:5433: yours, without another tap\n"), "{told}");
+    assert!(told.contains("connect: it is open for 120 s more, without another tap"), "{told}");
+}
+
 #[tokio::test]
 async fn a_refused_port_is_told_with_its_rule_and_ends_with_three() {
     let machine = Machine::logged_in_without_daemon().await;

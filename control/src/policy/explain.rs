@@ -2,13 +2,15 @@
 //! It takes the same steps as the decision itself; a test compares the two on documents of every kind.
 
 use portlatch_clock::TimeOfDay;
+use portlatch_protocol::identity::Login;
 use portlatch_protocol::names::ResourceKind;
 use portlatch_protocol::ports::PortRange;
 use portlatch_protocol::resource::MfaNeed;
 use portlatch_protocol::watch::LockTarget;
 
-use super::{Concerned, Decision, Placed, Terms, World, evaluate, takes_weaker_proofs, terms};
+use super::{Concerned, Decision, Placed, Terms, World, evaluate, is_over, takes_weaker_proofs, terms};
 use crate::documents::labels::LabelRule;
+use crate::documents::people::LockDocument;
 use crate::documents::resource::{MfaScope, ResourceDocument};
 use crate::documents::role::{RoleDocument, Rule};
 use crate::documents::values::format_duration;
@@ -62,8 +64,7 @@ impl World {
         // A lock on a resource that the user cannot see is no more to be told than the resource.
         let concerned = if is_hidden { Concerned { resource: None, ..concerned } } else { concerned };
         if let Some(lock) = self.lock_against(concerned, now) {
-            let message = if lock.message.is_empty() { String::new() } else { format!(": {}", lock.message) };
-            return Err(format!("a lock stands against {}{message}", locked(&lock.target)));
+            return Err(told(lock));
         }
         steps.push("no lock stands against it".to_owned());
         if is_hidden {
@@ -94,6 +95,18 @@ impl World {
                 Ok(terms)
             }
         }
+    }
+
+    /// The locks that stand against one of these logins, or against a device of them: whoever comes with another one is
+    /// let through.
+    pub fn tell_locks(&self, logins: &[Login], now: TimeOfDay) -> Vec<String> {
+        let concerns = |lock: &&LockDocument| match &lock.target {
+            LockTarget::Device(device) => logins.iter().any(|login| login.device == *device),
+            LockTarget::Login(id) => logins.iter().any(|login| login.login == *id),
+            LockTarget::User(_) | LockTarget::Resource(_) | LockTarget::Proxy(_) => false,
+        };
+        let standing = self.locks.iter().filter(|lock| !is_over(lock, now)).filter(concerns);
+        standing.map(|lock| format!("not from everywhere: {}", told(lock))).collect()
     }
 
     /// Which proof is asked for, and who asks.
@@ -229,6 +242,11 @@ fn ports_text(ranges: &[PortRange]) -> String {
 
 fn has_port(ranges: &[PortRange], port: u16) -> bool {
     ranges.iter().any(|range| range.contains(port))
+}
+
+fn told(lock: &LockDocument) -> String {
+    let message = if lock.message.is_empty() { String::new() } else { format!(": {}", lock.message) };
+    format!("a lock stands against {}{message}", locked(&lock.target))
 }
 
 fn locked(target: &LockTarget) -> String {

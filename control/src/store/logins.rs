@@ -14,6 +14,9 @@ use super::{Store, StoreError, name};
 /// Tunnel keys kept for a login, newest first: a daemon has one at a time, and each attach makes a new one.
 const MAX_TUNNEL_KEYS: i64 = 64;
 
+/// Logins of one user that are listed: some months of a login a day.
+const MAX_LISTED: i64 = 256;
+
 /// A login to be kept.
 #[derive(Debug)]
 pub struct NewLogin<'a> {
@@ -119,6 +122,17 @@ impl Store {
         row.as_ref().map(read).transpose()
     }
 
+    /// The logins of a user, ended or not, newest first, as many as an administrator would read of.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the database cannot be read.
+    pub async fn logins_of(&self, user: &UserName) -> Result<Vec<Login>, StoreError> {
+        let statement = "SELECT id, user, device FROM logins WHERE user = ? ORDER BY created DESC LIMIT ?";
+        let rows =
+            sqlx::query(statement).bind(user.as_str()).bind(MAX_LISTED).fetch_all(&self.readers).await?;
+        rows.iter().map(login_of).collect()
+    }
+
     /// Ends a login; `false` if it had ended already.
     ///
     /// # Errors
@@ -210,12 +224,16 @@ pub(super) async fn insert_login(
     Ok(())
 }
 
-fn read(row: &SqliteRow) -> Result<StoredLogin, StoreError> {
-    let login = Login {
+fn login_of(row: &SqliteRow) -> Result<Login, StoreError> {
+    Ok(Login {
         login: name(row.try_get(0)?, "login")?,
         user: name(row.try_get(1)?, "user name")?,
         device: name(row.try_get(2)?, "device name")?,
-    };
+    })
+}
+
+fn read(row: &SqliteRow) -> Result<StoredLogin, StoreError> {
+    let login = login_of(row)?;
     let ended: Option<i64> = row.try_get(5)?;
     let address: Option<&str> = row.try_get(6)?;
     Ok(StoredLogin {

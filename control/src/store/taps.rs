@@ -80,8 +80,8 @@ impl Store {
         Ok(())
     }
 
-    /// Taps of this login and tunnel key (of any, where none is named) since `since` that were for this port, for every
-    /// port of its resource, or for the group, newest first.
+    /// Taps of this login and tunnel key (its newest, where none is named) since `since` that were for this port, for
+    /// every port of its resource, or for the group, newest first.
     ///
     /// # Errors
     /// [`StoreError`] if the database cannot be read.
@@ -93,7 +93,8 @@ impl Store {
         since: TimeOfDay,
     ) -> Result<Vec<Tap>, StoreError> {
         let statement = format!(
-            "SELECT {COLUMNS} FROM taps WHERE login = ?1 AND (?2 IS NULL OR tunnel_key = ?2) AND time > ?3 \
+            "SELECT {COLUMNS} FROM taps WHERE login = ?1 AND time > ?3 \
+             AND tunnel_key = COALESCE(?2, (SELECT thumbprint FROM tunnel_keys WHERE login = ?1 ORDER BY created DESC LIMIT 1)) \
              AND ((resource = ?4 AND (port = ?5 OR port IS NULL)) OR scope_group = ?6) ORDER BY time DESC"
         );
         let rows = sqlx::query(sqlx::AssertSqlSafe(statement))

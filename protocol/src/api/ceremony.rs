@@ -2,6 +2,7 @@
 
 use super::{AccessRequest, ClientDataContext, IssuedGrant, Secret};
 use crate::names::{Id, ResourceId};
+use crate::resource::MfaNeed;
 use crate::thumbprint::Thumbprint;
 
 /// Resources of one `exec` at most: what a person can be expected to read before the tap.
@@ -315,8 +316,26 @@ impl std::fmt::Debug for BrowserProof {
 pub struct Explanation {
     /// Whether a connection would be let through, after a tap if one is needed.
     pub is_allowed: bool,
+    /// Which proof of presence this very port asks for; none where it is refused.
+    #[serde(default)]
+    pub mfa: Option<MfaNeed>,
+    /// Seconds for which an earlier proof opens it still.
+    #[serde(default)]
+    pub proved_for: Option<u64>,
     /// One sentence for each step of the decision, in the order they are taken; the last one decides.
     pub steps: Vec<String>,
+}
+
+impl Explanation {
+    /// Of a port that is refused.
+    pub const fn refused(steps: Vec<String>) -> Self {
+        Self { is_allowed: false, mfa: None, proved_for: None, steps }
+    }
+
+    /// Of a port that opens with this proof.
+    pub const fn allowed(mfa: MfaNeed, steps: Vec<String>) -> Self {
+        Self { is_allowed: true, mfa: Some(mfa), proved_for: None, steps }
+    }
 }
 
 #[cfg(test)]

@@ -4,9 +4,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use portlatch_protocol::api::ceremony::{ExecTarget, Explanation};
-use portlatch_protocol::resource::ProxyAddress;
+use portlatch_protocol::resource::{MfaNeed, ProxyAddress};
 
-use super::scene::{Person, Scene};
+use super::scene::{Person, Scene, is_tap_needed};
 use crate::documents::labels::Labels;
 use crate::grants::Asker;
 
@@ -44,6 +44,70 @@ async fn a_user_is_told_which_role_opens_a_port_and_what_a_tap_is_worth() {
     let last = told.steps.last().unwrap();
     assert!(last.starts_with("allowed: a tap of 2m") && last.ends_with("more"), "{last}");
     assert_eq!(why(&scene, &person, "app/wiki", 80).await.steps.last().unwrap(), "allowed without a tap");
+}
+
+#[tokio::test]
+async fn what_a_port_asks_for_is_that_port_s_own() {
+    let scene = Scene::new().await;
+    let roles = "kind: role\nmetadata: {name: tap}\nspec: {options: {require_session_mfa: true}, \
+        allow: {db_labels: {mfa: tap}, ports: [{port: 5432}]}}\n---\n\
+        kind: role\nmetadata: {name: open}\nspec: {allow: {db_labels: {mfa: tap}, ports: [{port: 5433}]}}";
+    scene.apply(roles).await;
+    let mut person = scene.person("jerry").await;
+    let listed = scene.control.hub.now().catalogue(&person.granted.user, scene.control.cluster()).resources;
+    let listed = listed.iter().find(|it| it.id == "db/billing".parse().unwrap()).unwrap();
+    assert_eq!(listed.mfa, MfaNeed::Tap, "the catalogue says what the strictest port asks for");
+    assert_eq!(why(&scene, &person, "db/billing", 5432).await.mfa, Some(MfaNeed::Tap));
+    assert_eq!(why(&scene, &person, "db/billing", 5433).await.mfa, Some(MfaNeed::None));
+    assert_eq!(why(&scene, &person, "db/billing", 1).await.mfa, None);
+    let (user, resource) = ("jerry".parse().unwrap(), "db/billing".parse().unwrap());
+    assert_eq!(scene.control.why_of(&user, &resource, 5433).await.unwrap().mfa, Some(MfaNeed::None));
+    assert_eq!(why(&scene, &person, "db/billing", 5432).await.proved_for, None);
+    scene.tap(&mut person, "db/billing", 5432).await.unwrap();
+    scene.pass(Duration::from_secs(100));
+    assert_eq!(why(&scene, &person, "db/billing", 5432).await.proved_for, Some(200));
+}
+
+#[tokio::test]
+async fn a_tap_for_the_attach_before_opens_nothing_and_is_not_told() {
+    let scene = Scene::new().await;
+    let mut person = scene.person("jerry").await;
+    scene.tap(&mut person, "db/billing", 5432).await.unwrap();
+    scene.pass(Duration::from_secs(1));
+    let attached_again = scene.with_tunnel(person.key, person.granted).await;
+    let told = why(&scene, &attached_again, "db/billing", 5432).await;
+    assert_eq!((told.steps.last().unwrap().as_str(), told.proved_for), ("allowed after a tap", None));
+    assert!(is_tap_needed(&scene.ask(&attached_again, "db/billing", 5432).await));
+}
+
+#[tokio::test]
+async fn an_administrator_is_told_of_locks_on_where_a_user_comes_from() {
+    let scene = Scene::new().await;
+    let mut jerry = scene.person("jerry").await;
+    let desk = scene.log_in_again(&mut jerry, "desk").await;
+    let (user, resource) = ("jerry".parse().unwrap(), "app/wiki".parse().unwrap());
+    let told = async || scene.control.why_of(&user, &resource, 80).await.unwrap();
+    let about = |it: &Explanation| it.steps.iter().filter(|step| step.contains("stands against the")).count();
+    assert_eq!(about(&told().await), 0);
+    let locks = [
+        (crate::admin::LockedBy::Device("laptop".parse().unwrap()), Some("stolen".to_owned())),
+        (crate::admin::LockedBy::Login(desk.granted.login.clone()), None),
+        (crate::admin::LockedBy::Device("somebody-else-s".parse().unwrap()), None),
+    ];
+    for (target, message) in locks {
+        scene.control.lock(target, Some(Duration::from_secs(60)), message, "root").await.unwrap();
+    }
+    let locked = told().await;
+    assert!(locked.is_allowed, "from elsewhere");
+    for expected in [
+        "not from everywhere: a lock stands against the device laptop: stolen".to_owned(),
+        format!("not from everywhere: a lock stands against the login {}", desk.granted.login),
+    ] {
+        assert!(locked.steps.contains(&expected), "{expected}: {:?}", locked.steps);
+    }
+    assert_eq!(about(&locked), 2);
+    scene.pass(Duration::from_secs(61));
+    assert_eq!(about(&told().await), 0);
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use portlatch_protocol::api::Secret;
 use portlatch_protocol::api::ceremony::{
     CeremonyOutcome, CeremonyPurpose, DeviceChange, ExecTarget, Explanation, MfaDevice, MfaDeviceKind,
 };
+use portlatch_protocol::resource::MfaNeed;
 use serde_json::{Value, json};
 
 use super::{CLUSTER, Story};
@@ -34,11 +35,16 @@ pub(super) fn explanation(target: &ExecTarget) -> Explanation {
         403 => {
             let refused =
                 format!("refused: role access-prod denies {resource} (db_labels env=prod)\u{1b}[2J");
-            Explanation { is_allowed: false, steps: vec![role, refused] }
+            Explanation::refused(vec![role, refused])
         }
+        80 => Explanation::allowed(MfaNeed::None, vec![role, "allowed without a tap".to_owned()]),
         _ => {
             let asked = "a tap is asked for by access-prod (require_session_mfa)".to_owned();
-            Explanation { is_allowed: true, steps: vec![role, asked, "allowed after a tap".to_owned()] }
+            let steps = vec![role, asked, "allowed after a tap".to_owned()];
+            Explanation {
+                proved_for: (*port == 5433).then_some(120),
+                ..Explanation::allowed(MfaNeed::Tap, steps)
+            }
         }
     }
 }
