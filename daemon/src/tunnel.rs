@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use portlatch_carrier::turns::Turns;
 use portlatch_protocol::names::ProxyName;
 use portlatch_protocol::refusal::RefusalReason;
 use portlatch_protocol::resource::{ProxyAddress, Resource};
-use portlatch_protocol::stream::{Open, OpenRefusal, close};
+use portlatch_protocol::stream::{Open, OpenRefusal, close, reset};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -49,11 +50,36 @@ pub(crate) struct Tunnel {
 
 /// A session that a proxy opened: both directions of its stream. While it lives, its proxy is watched.
 pub(crate) struct Session {
-    pub(crate) send: SendStream,
+    pub(crate) send: Upward,
     pub(crate) receive: RecvStream,
     /// In which order the tunnel's flows send.
     pub(crate) turns: Rc<Turns>,
     pub(crate) in_use: InUse,
+}
+
+/// Our direction of a session's stream. Dropped before all of it has arrived it is reset: quinn would finish it, and what a
+/// panic, a logout or a stalled program cut off would look whole to the target.
+pub(crate) struct Upward(SendStream);
+
+impl Deref for Upward {
+    type Target = SendStream;
+
+    fn deref(&self) -> &SendStream {
+        &self.0
+    }
+}
+
+impl DerefMut for Upward {
+    fn deref_mut(&mut self) -> &mut SendStream {
+        &mut self.0
+    }
+}
+
+impl Drop for Upward {
+    fn drop(&mut self) {
+        // One that was finished and acknowledged is over, which is as good.
+        let _ = self.0.reset(VarInt::from_u32(reset::BY_PEER));
+    }
 }
 
 /// Why there is no session.
@@ -268,4 +294,4 @@ impl Tunnel {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

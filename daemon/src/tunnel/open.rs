@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use portlatch_protocol::frame::{self, LENGTH_BYTES, MAX_STREAM_FRAME};
-use portlatch_protocol::stream::{Answer, Open, OpenRefusal, close, reset};
+use portlatch_protocol::stream::{Answer, Open, OpenRefusal, close};
 use quinn::{ConnectionError, RecvStream, SendStream, VarInt};
 
-use super::{Session, Tunnel};
+use super::{Session, Tunnel, Upward};
 
 /// The proxy dials for 5 s, then resolves and audits: an `Open` that takes longer is lost.
 const OPEN_DEADLINE: Duration = Duration::from_secs(12);
@@ -35,18 +35,15 @@ impl Tunnel {
         let in_use = self.health.enter();
         let credit = tokio::time::timeout(STREAM_CREDIT_DEADLINE, self.connection.open_bi()).await;
         let (mut send, mut receive) = match credit {
-            Ok(Ok(streams)) => streams,
+            Ok(Ok((send, receive))) => (Upward(send), receive),
             Ok(Err(error)) => return Err(of_end(&error)),
             Err(_) => return Err(TryError::Refused(OpenRefusal::Limit)),
         };
         let answered = tokio::select! {
             biased;
             answered = tokio::time::timeout(OPEN_DEADLINE, ask(&mut send, &mut receive, open)) => answered,
-            () = self.health.falls_silent() => {
-                // The flow goes elsewhere: should the proxy hear of this one after all, then also that it is over.
-                let _ = send.reset(VarInt::from_u32(reset::BY_PEER));
-                return Err(TryError::Silent);
-            }
+            // The flow goes elsewhere: should the proxy hear of this one after all, then also that it is over.
+            () = self.health.falls_silent() => return Err(TryError::Silent),
         };
         match answered {
             Ok(Some(Answer::Opened)) => Ok(Session { send, receive, turns: Rc::clone(&self.turns), in_use }),

@@ -1,6 +1,6 @@
 //! Tunnels to proxies that are cut off, killed, started again or stopping.
 
-mod proxy;
+pub(crate) mod proxy;
 
 use std::rc::Rc;
 use std::time::Duration;

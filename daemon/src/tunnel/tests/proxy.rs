@@ -33,13 +33,13 @@ use super::PATIENCE;
 const CLUSTER: &str = "proxy.example.com";
 
 /// A cluster's CA.
-pub(super) struct Ca {
+pub(crate) struct Ca {
     issuer: Issuer<'static, KeyPair>,
     certificate: CertificateDer<'static>,
 }
 
 impl Ca {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -52,7 +52,7 @@ impl Ca {
     }
 
     /// A login's tunnel key, certified.
-    pub(super) fn credentials(&self) -> TunnelCredentials {
+    pub(crate) fn credentials(&self) -> TunnelCredentials {
         let login = Login {
             user: "jerry".parse().unwrap(),
             login: "0a".parse().unwrap(),
@@ -98,9 +98,11 @@ struct Shared {
     is_unavailable: AtomicBool,
     tcp_closes: Notify,
     sessions: AtomicUsize,
+    finished: AtomicUsize,
+    broken: AtomicUsize,
 }
 
-pub(super) struct Proxy {
+pub(crate) struct Proxy {
     name: ProxyName,
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -108,11 +110,11 @@ pub(super) struct Proxy {
 }
 
 impl Proxy {
-    pub(super) fn start(ca: &Ca, name: &str) -> Self {
+    pub(crate) fn start(ca: &Ca, name: &str) -> Self {
         Self::start_at(ca, name, 0)
     }
 
-    pub(super) fn start_at(ca: &Ca, name: &str, port: u16) -> Self {
+    pub(crate) fn start_at(ca: &Ca, name: &str, port: u16) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let shared = Arc::new(Shared::default());
@@ -134,45 +136,50 @@ impl Proxy {
         Self { name: name.parse().unwrap(), address, shared, runtime: Some(runtime) }
     }
 
-    pub(super) fn name(&self) -> ProxyName {
+    pub(crate) fn name(&self) -> ProxyName {
         self.name.clone()
     }
 
-    pub(super) fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.address.port()
     }
 
-    pub(super) fn address(&self) -> ProxyAddress {
+    pub(crate) fn address(&self) -> ProxyAddress {
         let Self { name, address, .. } = self;
         ProxyAddress { name: name.clone(), host: address.ip().to_string(), port: address.port() }
     }
 
     /// Sessions that were opened so far.
-    pub(super) fn sessions(&self) -> usize {
+    pub(crate) fn sessions(&self) -> usize {
         self.shared.sessions.load(Ordering::Relaxed)
     }
 
+    /// Sessions that a program has ended in order, and those that were reset.
+    pub(crate) fn ends(&self) -> (usize, usize) {
+        (self.shared.finished.load(Ordering::Relaxed), self.shared.broken.load(Ordering::Relaxed))
+    }
+
     /// From now on it refuses every `Open`, as one that is stopping.
-    pub(super) fn refuse_all(&self) {
+    pub(crate) fn refuse_all(&self) {
         self.shared.is_unavailable.store(true, Ordering::Relaxed);
     }
 
     /// From now on its TCP port refuses, as behind a firewall that lets QUIC alone through.
-    pub(super) fn close_tcp(&self) {
+    pub(crate) fn close_tcp(&self) {
         self.shared.tcp_closes.notify_one();
     }
 
     /// From now on no datagram passes either way.
-    pub(super) fn cut(&self) {
+    pub(crate) fn cut(&self) {
         self.shared.is_cut.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn mend(&self) {
+    pub(crate) fn mend(&self) {
         self.shared.is_cut.store(false, Ordering::Relaxed);
     }
 
     /// Ends it as kill -9 does: its ports are closed, and nobody is told.
-    pub(super) fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.end();
     }
 
@@ -292,11 +299,17 @@ async fn session(mut send: SendStream, mut receive: RecvStream, shared: Arc<Shar
         return;
     }
     shared.sessions.fetch_add(1, Ordering::Relaxed);
-    while let Ok(Some(chunk)) = receive.read_chunk(65_536, true).await {
-        if send.write_chunk(chunk.bytes).await.is_err() {
-            return;
+    let end = loop {
+        match receive.read_chunk(65_536, true).await {
+            Ok(Some(chunk)) => match send.write_chunk(chunk.bytes).await {
+                Ok(()) => {}
+                Err(_) => return,
+            },
+            Ok(None) => break &shared.finished,
+            Err(_) => break &shared.broken,
         }
-    }
+    };
+    end.fetch_add(1, Ordering::Relaxed);
 }
 
 async fn read_open(receive: &mut RecvStream) -> Option<Open> {
