@@ -252,6 +252,18 @@ impl Broker {
         }
     }
 
+    /// Whoever asked has gone, and this program waits instead: from now on the request is that one's.
+    pub(crate) fn handle_newcomer(&mut self, id: RequestId, program: Option<String>, now: BootTime) {
+        let queued = self.queue.iter_mut().find(|queued| queued.id == id).map(|queued| &mut queued.wish);
+        let open = self.open.as_mut().filter(|prompt| prompt.id == id).map(|prompt| &mut prompt.wish);
+        let Some(wish) = open.or(queued) else { return };
+        wish.program = program;
+        let objection = self.rests.objection(&wish.asker(), now);
+        if let Some(objection) = objection {
+            self.handle_refused(id, objection.reason(), now);
+        }
+    }
+
     /// Nobody can answer prompts any more: all end, and nobody rests for it.
     pub(crate) fn handle_nobody_there(&mut self, reason: RefusalReason) {
         let open = self.open.take().map(|prompt| prompt.id);

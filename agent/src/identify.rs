@@ -36,8 +36,13 @@ fn search(inode: u64) -> Option<Program> {
     let mut pids: Vec<u32> = own_processes().collect();
     // The newest first: whoever connects has most likely just been started.
     pids.sort_unstable_by(|a, b| b.cmp(a));
-    let in_time = pids.into_iter().take_while(|_| started.elapsed() < LONGEST_SEARCH);
-    in_time.filter(|pid| has_open(*pid, &target)).find_map(program)
+    let mut in_time = pids.into_iter().take_while(|_| started.elapsed() < LONGEST_SEARCH);
+    let owner = |pid: u32| {
+        let program = has_open(pid, &target).then(|| program(pid))??;
+        // It may have ended meanwhile, and its pid be another program's: then that one's name was read.
+        has_open(pid, &target).then_some(program)
+    };
+    in_time.find_map(owner)
 }
 
 fn own_processes() -> impl Iterator<Item = u32> {

@@ -64,7 +64,7 @@ pub(crate) struct Login {
     pub(crate) cancelled: CancellationToken,
     catalogue: RefCell<HashMap<HostPattern, Vec<Rc<Resource>>>>,
     tracker: RefCell<Tracker>,
-    waiters: RefCell<HashMap<WaiterId, mpsc::Sender<Verdict>>>,
+    waiters: RefCell<HashMap<WaiterId, Waiting>>,
     last_waiter: Cell<u64>,
     held: Cell<usize>,
     /// Tunnels that the agent wants before a tap, and that are not up yet.
@@ -73,6 +73,12 @@ pub(crate) struct Login {
     /// Rung when the tracker's next deadline may have changed.
     deadline_changed: Notify,
     clock: Clock,
+}
+
+/// A program that waits for its verdict.
+struct Waiting {
+    verdicts: mpsc::Sender<Verdict>,
+    inode: u64,
 }
 
 /// What makes a [`Login`].
@@ -153,7 +159,7 @@ impl Login {
         let id = WaiterId(self.last_waiter.get() + 1);
         self.last_waiter.set(id.0);
         let (sender, verdicts) = mpsc::channel(MAX_VERDICTS);
-        self.waiters.borrow_mut().insert(id, sender);
+        self.waiters.borrow_mut().insert(id, Waiting { verdicts: sender, inode });
         let key = PortKey { resource: place.resource.id.clone(), port: place.port };
         let now = self.clock.boot_time();
         let prompt_on = place.prompt_on();
@@ -244,12 +250,16 @@ impl Login {
                 Event::Ask(wanted) => self.tell(ToAgent::AccessWanted(wanted)),
                 Event::Proceed(request) => self.tell(ToAgent::Proceed(request)),
                 Event::Cancel(request, reason) => self.tell(ToAgent::Cancel(request, reason)),
-                Event::Waiting(request, flows) => self.tell(ToAgent::Waiting(request, flows)),
+                Event::Waiting(request, flows) => {
+                    let first = self.tracker.borrow().first_waiting(request);
+                    let inode = first.and_then(|flow| Some(self.waiters.borrow().get(&flow)?.inode));
+                    self.tell(ToAgent::Waiting(request, flows, inode));
+                }
                 Event::TunnelNeeded { request, resource } => self.bring_tunnel_up(request, resource),
                 Event::Verdict(flow, verdict) => {
                     if let Some(waiter) = self.waiters.borrow().get(&flow) {
                         // Full or closed only if the flow has gone.
-                        let _ = waiter.try_send(verdict);
+                        let _ = waiter.verdicts.try_send(verdict);
                     }
                 }
             }

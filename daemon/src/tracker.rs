@@ -283,6 +283,14 @@ impl Tracker {
         }
         self.tell_refused(&key, reason, rests.then(|| now + REST));
     }
+    /// Of the flows that wait for this request's answer, the one that came first.
+    pub fn first_waiting(&self, request: u64) -> Option<WaiterId> {
+        match self.ports.get(self.requests.get(&request)?)? {
+            Access::Asked { waiting, .. } | Access::Tapping { waiting, .. } => waiting.first().copied(),
+            Access::Granted { .. } | Access::Resting { .. } => None,
+        }
+    }
+
     /// The next thing to do.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()

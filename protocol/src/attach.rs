@@ -106,9 +106,10 @@ pub enum ToAgent {
     /// The request is over: no prompt, or close it.
     #[n(6)]
     Cancel(#[n(0)] u64, #[n(1)] RefusalReason),
-    /// So many programs wait for this request; 0 means the last one has gone.
+    /// So many programs wait for this request; 0 means the last one has gone. With it the inode of the socket that waits for
+    /// longest: whoever asked may have gone, and another one wait.
     #[n(7)]
-    Waiting(#[n(0)] u64, #[n(1)] u32),
+    Waiting(#[n(0)] u64, #[n(1)] u32, #[n(2)] Option<u64>),
     /// A connection of this user was refused.
     #[n(8)]
     Refusal(#[n(0)] Refusal),

@@ -69,6 +69,26 @@ fn a_second_port_waits_for_the_first_prompt() {
 }
 
 #[test]
+fn who_takes_the_place_of_a_program_that_has_gone_gets_the_answer() {
+    let mut broker = Broker::default();
+    broker.handle_request(RequestId(1), wish("db", 5432, "psql"), at(0));
+    broker.handle_abandoned(RequestId(1), at(1));
+    broker.handle_rejoined(RequestId(1));
+    broker.handle_newcomer(RequestId(1), Some("miner".to_owned()), at(2));
+    broker.handle_denied(RequestId(1), Denial::Block, at(3));
+    assert_eq!(commands(&mut broker), [opened(1), refused(1, RefusalReason::Denied)]);
+    broker.handle_request(RequestId(2), wish("db", 5432, "psql"), at(4));
+    assert_eq!(commands(&mut broker), [opened(2)], "psql was not denied");
+    // Nor does a blocked program get a prompt by coming after another one.
+    broker.handle_request(RequestId(3), wish("other", 5432, "psql"), at(5));
+    for (id, program) in [(2, "psql"), (3, "miner"), (2, "miner")] {
+        broker.handle_newcomer(RequestId(id), Some(program.to_owned()), at(6));
+    }
+    let denied = [3, 2].map(|id| refused(id, RefusalReason::Denied));
+    assert_eq!(commands(&mut broker), denied);
+}
+
+#[test]
 fn a_prompt_has_sixty_seconds_from_its_opening() {
     let mut broker = Broker::default();
     broker.handle_request(RequestId(1), subject(1), at(0));

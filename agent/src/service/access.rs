@@ -51,13 +51,15 @@ pub(super) struct Request {
     /// The host name that the program asked for; of what is no port, what a person calls it.
     pub(super) title: String,
     pub(super) program: Option<Program>,
+    /// The socket that it waits with, by which the program is found; 0 without one.
+    pub(super) inode: u64,
     /// How to prove presence, if not as the login says.
     pub(super) mode: Option<MfaMode>,
     pub(super) waiting: Waiting,
     pub(super) stage: Stage,
 }
 
-/// What control was asked for.
+/// What is asked for a request, of control or of the system.
 #[derive(Debug)]
 pub(super) struct Asked {
     id: RequestId,
@@ -119,6 +121,7 @@ impl Service {
             subject: Subject::Port { resource: wanted.resource.clone(), port: wanted.port },
             title: safe(wanted.host.as_str()),
             program: None,
+            inode: wanted.inode,
             mode: None,
             waiting: Waiting::Yes,
             stage: Stage::Asked,
@@ -181,12 +184,11 @@ impl Service {
         if self.requests.get(&id).is_none_or(|request| request.number != number) {
             return;
         }
-        if let Some(program) = program.clone().filter(|_| inode != 0) {
-            self.programs.push_front((inode, program));
-            self.programs.truncate(MAX_PROGRAMS);
-        }
+        self.remember_program(inode, program.clone());
         let Some(request) = self.requests.get_mut(&id) else { return };
-        request.program = program;
+        if request.inode == inode {
+            request.program = program;
+        }
         match answer {
             Ok(AccessAnswer::Granted(grant)) => self.deliver(id, CeremonyOutcome::Granted(grant)),
             Ok(AccessAnswer::Refused { reason, message }) => {
@@ -204,6 +206,13 @@ impl Service {
                     self.end_login(&over(&error));
                 }
             }
+        }
+    }
+
+    fn remember_program(&mut self, inode: u64, program: Option<Program>) {
+        if let Some(program) = program.filter(|_| inode != 0) {
+            self.programs.push_front((inode, program));
+            self.programs.truncate(MAX_PROGRAMS);
         }
     }
 
@@ -264,7 +273,7 @@ impl Service {
         self.obey_broker();
     }
 
-    pub(super) fn handle_waiting(&mut self, request: u64, programs: u32) {
+    pub(super) fn handle_waiting(&mut self, request: u64, programs: u32, first: Option<u64>) {
         let (id, now) = (RequestId(request), self.clock.boot_time());
         let Some(request) = self.requests.get_mut(&id) else { return };
         let is_queued = matches!(request.stage, Stage::Prompt(_));
@@ -272,7 +281,11 @@ impl Service {
             0 => Waiting::GaveUp,
             _ => Waiting::Yes,
         };
-        if std::mem::replace(&mut request.waiting, waiting) == waiting {
+        let is_news = std::mem::replace(&mut request.waiting, waiting) != waiting;
+        if let Some(inode) = first.filter(|inode| *inode != request.inode) {
+            self.name_newcomer(id, inode);
+        }
+        if !is_news {
             return;
         }
         match programs {
@@ -280,6 +293,27 @@ impl Service {
             0 => {}
             _ => self.broker.handle_rejoined(id),
         }
+        self.obey_broker();
+        self.show_prompt();
+    }
+
+    /// Whoever was named has gone, and another program waits. What has the old one's pid by now is nobody's to name.
+    fn name_newcomer(&mut self, id: RequestId, inode: u64) {
+        let Some(request) = self.requests.get_mut(&id) else { return };
+        (request.program, request.inode) = (None, inode);
+        let newcomer = Asked { id, number: request.number, inode };
+        self.tasks
+            .spawn(async move { Done::NewcomerFound { newcomer, program: owner_of_socket(inode).await } });
+    }
+
+    pub(super) fn handle_newcomer(&mut self, newcomer: &Asked, program: Option<Program>) {
+        let Asked { id, number, inode } = *newcomer;
+        self.remember_program(inode, program.clone());
+        let is_meant = |request: &&mut Request| request.number == number && request.inode == inode;
+        let Some(request) = self.requests.get_mut(&id).filter(is_meant) else { return };
+        request.program = program;
+        let program = request.wish().program;
+        self.broker.handle_newcomer(id, program, self.clock.boot_time());
         self.obey_broker();
         self.show_prompt();
     }

@@ -150,7 +150,9 @@ impl Service {
             ToAgent::AccessWanted(wanted) => self.handle_access_wanted(wanted),
             ToAgent::Proceed(request) => self.handle_proceed(request),
             ToAgent::Cancel(request, reason) => self.handle_cancel(request, reason),
-            ToAgent::Waiting(request, programs) => self.handle_waiting(request, programs),
+            ToAgent::Waiting(request, programs, first) => {
+                self.handle_waiting(request, programs, first);
+            }
             ToAgent::Refusal(refusal) => self.handle_refusal(refusal),
             ToAgent::Status(status) => self.handle_status(status),
             ToAgent::Welcome(_) | ToAgent::Machine(_) => tracing::debug!("a word that was not asked for"),

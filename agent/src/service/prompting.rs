@@ -197,7 +197,12 @@ impl Service {
             host,
             port,
             program: request.program.as_ref().map(|program| program.name.clone()),
-            pid: request.program.as_ref().map(|program| program.pid),
+            // One that has gone has none: by now it may be another program's.
+            pid: request
+                .program
+                .as_ref()
+                .filter(|_| request.waiting == Waiting::Yes)
+                .map(|program| program.pid),
             // A prompt that was just opened has 60 s, not 59.9.
             seconds_left: left.as_millis().div_ceil(1000).try_into().unwrap_or(0),
         };

@@ -75,6 +75,7 @@ impl Service {
             subject,
             title,
             program: Some(Program { name, pid }),
+            inode: 0,
             mode,
             waiting: Waiting::Yes,
             stage: Stage::Asked,

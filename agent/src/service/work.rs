@@ -19,6 +19,8 @@ use crate::local::Tell;
 pub(super) enum Done {
     /// Control answered a request for access.
     Asked { asked: Asked, program: Option<Program>, answer: Result<AccessAnswer, ApiError> },
+    /// Whose connection it is that waits for a prompt since the one before has gone.
+    NewcomerFound { newcomer: Asked, program: Option<Program> },
     /// A prompt's key and control have spoken.
     Tapped { id: RequestId, number: u64, end: Result<CeremonyOutcome, TapEnd> },
     /// The daemon's tunnel key is certified, or is not.
@@ -37,6 +39,7 @@ impl Service {
     pub(super) fn handle_done(&mut self, done: Done) {
         match done {
             Done::Asked { asked, program, answer } => self.handle_asked(asked, program, answer),
+            Done::NewcomerFound { newcomer, program } => self.handle_newcomer(&newcomer, program),
             Done::Tapped { id, number, end } => self.handle_tapped(id, number, end),
             Done::Certified { login, result } => self.handle_certified(login, result),
             Done::Catalogue { login, result } => self.handle_catalogue(login, result),

@@ -97,7 +97,7 @@ async fn a_prompt_goes_some_time_after_its_program() {
     let (mut person, mut agent) = machine.attach("never").await;
     agent.prompts(1, 5432, 0).await;
     let shown = desktop.notified().await;
-    agent.send(ToAgent::Waiting(1, 0)).await;
+    agent.send(ToAgent::Waiting(1, 0, None)).await;
     person.sees("gave up: tap, then run it again").await;
     machine.move_clock(&person, 16);
     assert_eq!(agent.refused(1).await, RefusalReason::TimedOut);

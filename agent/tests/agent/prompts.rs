@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{Machine, inode};
+use crate::support::{Machine, Program, inode};
 use portlatch_protocol::attach::{ToAgent, ToDaemon};
 use portlatch_protocol::refusal::RefusalReason;
 
@@ -74,13 +74,36 @@ async fn a_program_that_gave_up_is_served_when_it_comes_back() {
     agent.proceeds(1).await;
     agent.opens(1).await;
     person.sees("Press Enter").await;
-    agent.send(ToAgent::Waiting(1, 2)).await;
-    agent.send(ToAgent::Waiting(1, 0)).await;
+    agent.send(ToAgent::Waiting(1, 2, None)).await;
+    agent.send(ToAgent::Waiting(1, 0, None)).await;
     let line = person.sees("gave up: tap, then run it again").await;
     assert!(line.ends_with(" s left"), "{line}");
     person.types("").await;
     agent.granted(1).await;
     person.sees("run it again").await;
+}
+
+/// C: whoever comes when the program that asked has gone is named in its place, and a no is for it alone.
+#[tokio::test]
+async fn a_prompt_is_about_the_program_that_waits_and_not_about_the_one_that_gave_up() {
+    let (machine, mut person, mut agent) = Machine::attached("never").await;
+    let (psql, miner) = (Program::start(&machine, "psql"), Program::start(&machine, "miner"));
+    agent.prompts(1, 5432, psql.inode()).await;
+    person.sees(&format!("for psql, pid {} - ", psql.pid())).await;
+    agent.send(ToAgent::Waiting(1, 0, None)).await;
+    person.sees("psql gave up: tap, then run it again").await;
+    agent.send(ToAgent::Waiting(1, 1, Some(miner.inode()))).await;
+    person.sees(&format!("for miner, pid {} - ", miner.pid())).await;
+    let mut watch = machine.start(&["watch"]);
+    watch.sees(&format!("for miner, pid {} - ", miner.pid())).await;
+    watch.types("block").await;
+    assert_eq!(agent.refused(1).await, RefusalReason::Denied);
+    watch.sees("miner is blocked").await;
+    agent.prompts(2, 5432, psql.inode()).await;
+    // Nor does a blocked program get an answer by coming after another one.
+    agent.send(ToAgent::Waiting(2, 0, None)).await;
+    agent.send(ToAgent::Waiting(2, 1, Some(miner.inode()))).await;
+    assert_eq!(agent.refused(2).await, RefusalReason::Denied);
 }
 
 /// C: after a denial the same program at the same resource is refused without a prompt.

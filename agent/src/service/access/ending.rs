@@ -171,6 +171,7 @@ mod tests {
             subject: Subject::Devices(DeviceChange::RecoveryCodes),
             title: "make recovery codes".to_owned(),
             program: None,
+            inode: 0,
             mode: None,
             waiting: Waiting::Yes,
             stage: Stage::Prompt(0),
