@@ -48,6 +48,8 @@ pub(crate) async fn forward(syn: HeldSyn, worker: Rc<Worker>) {
     let Some(held_place) = login.hold() else {
         return worker.record_refusal(owner, Sight::of(&place), RefusalReason::Limit);
     };
+    #[cfg(test)]
+    let trap = crate::worker::trap::Trap::new(&worker, syn.source());
     let side = Side::Held(syn, held_place);
     let first = FirstRequest::default();
     let mut program = Program { owner, worker, side, first, since: Instant::now() };
@@ -56,6 +58,8 @@ pub(crate) async fn forward(syn: HeldSyn, worker: Rc<Worker>) {
         let session = Box::pin(program.session(&login, &place)).await?;
         program.carry(session).await
     };
+    #[cfg(test)]
+    let story = trap.around(story);
     let ended = tokio::select! {
         // Logout, lock, expiry, a lost agent: the flow ends with the login.
         () = login.cancelled.cancelled() => return program.cut(),

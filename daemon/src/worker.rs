@@ -32,6 +32,8 @@ use crate::tunnel::credentials::STREAM_WINDOW;
 pub(crate) mod command;
 mod drive;
 mod naming;
+#[cfg(test)]
+pub(crate) mod trap;
 
 pub(crate) use command::Command;
 use naming::Naming;
@@ -71,6 +73,8 @@ pub(crate) struct Worker {
     endpoint: quinn::Endpoint,
     budget: Budget,
     clock: Clock,
+    #[cfg(test)]
+    traps: trap::Traps,
 }
 
 /// Why the worker ended.
@@ -105,6 +109,8 @@ pub(crate) async fn run(
         endpoint: tunnel::endpoint::open().map_err(WorkerError::Endpoint)?,
         budget: Budget::new(STREAM_WINDOW as usize),
         clock,
+        #[cfg(test)]
+        traps: trap::Traps::default(),
     });
     // A task of its own takes its turn between flows and tunnels.
     let packets = tokio::task::spawn_local(drive::drive(Rc::new(tun), Rc::clone(&worker)));
@@ -222,3 +228,6 @@ impl Drop for Counted {
         self.0.flows.set(self.0.flows.get().saturating_sub(1));
     }
 }
+
+#[cfg(test)]
+mod tests;

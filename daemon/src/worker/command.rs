@@ -41,6 +41,9 @@ pub(crate) enum Command {
     Upstreams(Vec<SocketAddr>),
     /// Proof that the worker turns, for the watchdog.
     Pulse(oneshot::Sender<()>),
+    /// A panic for the flow from this address.
+    #[cfg(test)]
+    Trap(SocketAddr),
 }
 
 /// One attach of one user.
@@ -99,6 +102,8 @@ impl Worker {
             Command::Pulse(reply) => {
                 let _ = reply.send(());
             }
+            #[cfg(test)]
+            Command::Trap(program) => self.traps.set(program),
         }
     }
 

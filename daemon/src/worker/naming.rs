@@ -156,11 +156,20 @@ pub(super) async fn serve_tcp(syn: HeldSyn, worker: Rc<Worker>) {
         return;
     }
     connections.set(connections.get() + 1);
+    let _counted = CountedConnection(connections);
     if let Some(flow) = syn.accept(Instant::now()) {
         answer_queries(&flow, &worker).await;
         flow.finish();
     }
-    connections.set(connections.get().saturating_sub(1));
+}
+
+/// A connection that is counted while it lives, a panic included.
+struct CountedConnection(Rc<Cell<usize>>);
+
+impl Drop for CountedConnection {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
 }
 
 async fn answer_queries(flow: &Flow, worker: &Worker) {
