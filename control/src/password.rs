@@ -45,6 +45,7 @@ pub enum PasswordError {
 /// Hashes and checks passwords.
 #[derive(Debug)]
 pub struct Passwords {
+    work: Params,
     turns: Arc<Semaphore>,
     waiting: AtomicUsize,
     /// What the password of an unknown user is compared with.
@@ -57,10 +58,21 @@ impl Passwords {
     /// # Errors
     /// [`PasswordError::Broken`] if argon2 does not work here.
     pub fn new() -> Result<Self, PasswordError> {
+        Self::with(Params::new(MEMORY_KIB, PASSES, LANES, None).map_err(|_| PasswordError::Broken)?)
+    }
+
+    fn with(work: Params) -> Result<Self, PasswordError> {
         let mut unknown = [0; 32];
         getrandom::fill(&mut unknown).map_err(|_| PasswordError::Broken)?;
-        let nobody = hash(&unknown)?.into();
-        Ok(Self { turns: Arc::new(Semaphore::new(AT_ONCE)), waiting: AtomicUsize::new(0), nobody })
+        let nobody = hash(&unknown, &work)?.into();
+        Ok(Self { work, turns: Arc::new(Semaphore::new(AT_ONCE)), waiting: AtomicUsize::new(0), nobody })
+    }
+
+    /// As little work as argon2 can be given, for what is tried thousands of times around it.
+    #[cfg(test)]
+    pub(crate) fn quick() -> Self {
+        let least = Params::new(Params::MIN_M_COST, Params::MIN_T_COST, Params::MIN_P_COST, None);
+        Self::with(least.expect("the least is allowed")).expect("argon2 works here")
     }
 
     /// The hash of a new password, in PHC form.
@@ -71,8 +83,8 @@ impl Passwords {
         if password.0.chars().count() < SHORTEST || password.0.len() > LONGEST {
             return Err(PasswordError::Length);
         }
-        let password = Zeroizing::new(password.0.clone().into_bytes());
-        self.compute(move || hash(&password)).await?
+        let (password, work) = (Zeroizing::new(password.0.clone().into_bytes()), self.work.clone());
+        self.compute(move || hash(&password, &work)).await?
     }
 
     /// Whether this is the password behind `stored`; without a hash the same work, and no.
@@ -87,7 +99,8 @@ impl Passwords {
         let is_right = self
             .compute(move || {
                 let parsed = PasswordHash::new(&stored).map_err(|_| PasswordError::Broken)?;
-                Ok(argon2()?.verify_password(&password, &parsed).is_ok())
+                // The work is the one that the hash says.
+                Ok(Argon2::default().verify_password(&password, &parsed).is_ok())
             })
             .await??;
         Ok(is_right && is_known && !is_too_long)
@@ -129,16 +142,12 @@ impl Drop for Waiting<'_> {
     }
 }
 
-fn argon2() -> Result<Argon2<'static>, PasswordError> {
-    let params = Params::new(MEMORY_KIB, PASSES, LANES, None).map_err(|_| PasswordError::Broken)?;
-    Ok(Argon2::new(Algorithm::Argon2id, Version::V0x13, params))
-}
-
-fn hash(password: &[u8]) -> Result<String, PasswordError> {
+fn hash(password: &[u8], work: &Params) -> Result<String, PasswordError> {
     let mut salt = [0; Salt::RECOMMENDED_LENGTH];
     getrandom::fill(&mut salt).map_err(|_| PasswordError::Broken)?;
+    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, work.clone());
     let hash: PasswordHash =
-        argon2()?.hash_password_with_salt(password, &salt).map_err(|_| PasswordError::Broken)?;
+        argon2.hash_password_with_salt(password, &salt).map_err(|_| PasswordError::Broken)?;
     Ok(hash.to_string())
 }
 

@@ -1,17 +1,15 @@
 //! What two do at once and one may: a thousand rounds, ten thousand with PORTLATCH_NIGHTLY=1.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use portlatch_protocol::api::Secret;
 use portlatch_protocol::api::ceremony::{CeremonyOutcome, PresenceProof};
 
 use super::super::*;
-use super::scene::{ADDRESS, App, PASSWORD, Person, Scene};
+use super::scene::{ADDRESS, App, Person, Scene};
 use crate::grants::Asker;
-use crate::login::token_hash;
-use crate::store::credentials::{CredentialKind, NewCredential};
-use crate::store::users::Enrolment;
+
+mod enrolling;
 
 /// Rounds that one login lives through, at a minute each.
 const ROUNDS_OF_A_LOGIN: usize = 1000;
@@ -89,38 +87,5 @@ async fn one_code_typed_twice_at_once_gives_one_grant() {
             assert_eq!(granted(&scene, &person, answers).await, 1, "round {round}");
         }
         assert_eq!(scene.audit("grant").len(), ROUNDS_OF_A_LOGIN);
-    }
-}
-
-/// One enrolment token fifty times at once, at the one statement that consumes it; whole enrolments, with their password
-/// hashing, are tried once elsewhere.
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn one_token_presented_fifty_times_at_once_enrols_once() {
-    let scene = Scene::in_memory().await;
-    let user: portlatch_protocol::names::UserName = "jerry".parse().unwrap();
-    scene.token_for("jerry").await;
-    let key = Arc::new(scene.made_key(&user));
-    let now = scene.clock.time_of_day();
-    for round in 0..ROUNDS_OF_A_LOGIN * logins() {
-        let hash = token_hash(&format!("{round} {PASSWORD}"));
-        scene.control.store.reset_user(&user, &hash, now.after(Duration::from_secs(60)), now).await.unwrap();
-        let mut attempts = tokio::task::JoinSet::new();
-        for _ in 0..50 {
-            let (store, user, key) = (scene.control.store.clone(), user.clone(), key.clone());
-            attempts.spawn(async move {
-                let id = random_id();
-                let credential = NewCredential {
-                    id: &id,
-                    user: &user,
-                    name: "key",
-                    kind: CredentialKind::SecurityKey,
-                    security_key: &key,
-                };
-                let enrolment = Enrolment { token_hash: &hash, password_hash: "x", credential, login: None };
-                store.enrol(&enrolment, now).await.unwrap()
-            });
-        }
-        let enrolled = attempts.join_all().await.into_iter().filter(|is_enrolled| *is_enrolled).count();
-        assert_eq!(enrolled, 1, "round {round}");
     }
 }

@@ -136,6 +136,13 @@ impl Scene {
         Self { dir, control, clock, mover }
     }
 
+    /// Where thousands of passwords are hashed.
+    pub(super) fn with_quick_passwords(mut self) -> Self {
+        let control = Arc::get_mut(&mut self.control).expect("the test holds control alone");
+        control.passwords = Passwords::quick();
+        self
+    }
+
     /// Closes control and opens it again in the same directory.
     pub(super) async fn restart(self) -> Self {
         let Self { dir, control, clock, mover } = self;
