@@ -129,7 +129,8 @@ pub struct Control {
     pub(crate) is_unsettled: AtomicBool,
     authority: Authority,
     facts: Arc<ClusterFacts>,
-    /// Changes of documents and users take turns: each reads, checks and writes the whole set.
+    /// Changes of documents and users take turns: each reads, checks and writes the whole set. So does what no lock may
+    /// overtake.
     turn: Semaphore,
 }
 
@@ -303,7 +304,7 @@ impl Control {
         }
     }
 
-    /// The turn to change documents or users.
+    /// The turn to change documents or users, or to write what no lock may overtake.
     pub(crate) async fn turn(&self) -> Result<SemaphorePermit<'_>, Denial> {
         let turn = tokio::time::timeout(TURN_PATIENCE, self.turn.acquire()).await;
         turn.map_err(|_| Denial::Unavailable)?.map_err(|_| Denial::Unavailable)

@@ -13,6 +13,7 @@ use portlatch_protocol::api::ceremony::{
     CeremonyOutcome, CeremonyPurpose, DeviceChange, DeviceProof, MfaDevice, MfaDeviceKind, MfaDevices,
 };
 use portlatch_protocol::names::{DeviceName, Id, UserName};
+use tokio::sync::SemaphorePermit;
 use zeroize::Zeroizing;
 
 use crate::api::problem::Denial;
@@ -253,8 +254,10 @@ impl Control {
         self.audit.write(holder.about(EventKind::DeviceAdd, &id, name)).await?;
         let credential = NewCredential { id: &id, user, name, kind, security_key };
         let event = holder.about(EventKind::DeviceAdd, &id, name);
-        self.refuse_locked_change(holder, &event).await?;
-        match self.store.add_credential(&credential, &holder.ground, now).await? {
+        let turn = self.unlocked_turn(holder, &event).await?;
+        let kept = self.store.add_credential(&credential, &holder.ground, now).await?;
+        drop(turn);
+        match kept {
             Kept::Yes => self.device(user, &id).await,
             Kept::No => {
                 let reason = Some(KeyError::EnrolledAlready.to_string());
@@ -280,8 +283,10 @@ impl Control {
         self.audit.write(holder.about(EventKind::DeviceAdd, &id, name)).await?;
         let app = NewApp { id: &id, user, name, secret: &sealed, step };
         let event = holder.about(EventKind::DeviceAdd, &id, name);
-        self.refuse_locked_change(holder, &event).await?;
-        match self.store.add_app(&app, &holder.ground, MAX_APPS, now).await? {
+        let turn = self.unlocked_turn(holder, &event).await?;
+        let kept = self.store.add_app(&app, &holder.ground, MAX_APPS, now).await?;
+        drop(turn);
+        match kept {
             Kept::Yes => self.device(user, &id).await,
             Kept::No => {
                 self.audit.note(Event { reason: Some("too_many".to_owned()), ..event }).await;
@@ -303,13 +308,23 @@ impl Control {
         Denial::NotFound
     }
 
-    /// A lock that was set after the asker was let in, looked for as late as can be: it ends no login, and so the ground of
-    /// the change still stands.
-    async fn refuse_locked_change(&self, holder: &Holder, event: &Event) -> Result<(), Denial> {
-        let Some(message) = self.hub.now().lock(holder.concerned(), self.clock.time_of_day()) else {
-            return Ok(());
+    /// The turn in which locks are set too, where none stands in the way of a recorded change. A lock ends no login, and so
+    /// the ground of a change still stands behind one; but none is set while this is held, and a change that was written
+    /// in it came before every lock that is not seen here.
+    async fn unlocked_turn(&self, holder: &Holder, event: &Event) -> Result<SemaphorePermit<'_>, Denial> {
+        let failed = |reason: &str| Event { reason: Some(reason.to_owned()), ..event.clone() };
+        let turn = match self.turn().await {
+            Ok(turn) => turn,
+            Err(denial) => {
+                self.audit.note(failed("not_done")).await;
+                return Err(denial);
+            }
         };
-        self.audit.note(Event { reason: Some("locked".to_owned()), ..event.clone() }).await;
+        let Some(message) = self.hub.now().lock(holder.concerned(), self.clock.time_of_day()) else {
+            return Ok(turn);
+        };
+        drop(turn);
+        self.audit.note(failed("locked")).await;
         Err(Denial::Locked(message))
     }
 
@@ -328,8 +343,10 @@ impl Control {
         let name = self.device(user, device).await?.name;
         let event = holder.about(EventKind::DeviceRemove, device, &name);
         self.audit.write(event.clone()).await?;
-        self.refuse_locked_change(holder, &event).await?;
-        match self.store.remove_device(device, user, &holder.ground, now).await? {
+        let turn = self.unlocked_turn(holder, &event).await?;
+        let removed = self.store.remove_device(device, user, &holder.ground, now).await?;
+        drop(turn);
+        match removed {
             Removed::Yes => {}
             Removed::Unknown => return Err(self.not_there(event).await),
             Removed::LastKey => {
@@ -351,7 +368,7 @@ impl Control {
     ) -> Result<CeremonyOutcome, Denial> {
         let (event, now) = (holder.about(EventKind::DeviceRename, device, name), self.clock.time_of_day());
         self.audit.write(event.clone()).await?;
-        self.refuse_locked_change(holder, &event).await?;
+        let _turn = self.unlocked_turn(holder, &event).await?;
         match self.store.rename_device((device, name), &holder.user, &holder.ground, now).await? {
             Kept::Yes => Ok(CeremonyOutcome::Done),
             Kept::No => Err(self.not_there(event).await),
@@ -368,7 +385,7 @@ impl Control {
         let hashes: Vec<_> = codes.iter().map(hash).collect();
         let (event, now) = (holder.event(EventKind::DeviceCodes), self.clock.time_of_day());
         self.audit.write(event.clone()).await?;
-        self.refuse_locked_change(holder, &event).await?;
+        let _turn = self.unlocked_turn(holder, &event).await?;
         match self.store.replace_recovery_codes(user, &hashes, &holder.ground, now).await? {
             Kept::Yes => {}
             Kept::No | Kept::GroundGone => return Err(self.not_kept(event).await),

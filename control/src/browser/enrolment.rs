@@ -79,6 +79,8 @@ impl Control {
         };
         let verified = self.relying_party.finish_browser_enrolment(credential, &enrol.state, enrol.kind);
         let security_key = self.tap_or_noted(&enrol.user, visit, verified).await?;
+        // In the turn of locks: a new key and password are kept before one is set, or not at all.
+        let turn = self.turn().await?;
         self.refuse_locked_visitor(&enrol.user, visit).await?;
         let (user, key_id) = (&enrol.user, random_id());
         if !self.hub.now().has_user(user) {
@@ -91,7 +93,9 @@ impl Control {
             credential: NewCredential { id: &key_id, user, name, kind, security_key: &security_key },
             login: None,
         };
-        if !self.store.enrol(&enrolment, self.clock.time_of_day()).await? {
+        let is_enrolled = self.store.enrol(&enrolment, self.clock.time_of_day()).await?;
+        drop(turn);
+        if !is_enrolled {
             return Err(self.sign_in_failed(user, visit, "token").await);
         }
         let added = Event { key_id: Some(key_id.clone()), ..at(EventKind::DeviceAdd, user, visit) };

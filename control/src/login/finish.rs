@@ -220,6 +220,8 @@ impl Control {
         credential: NewCredential<'_>,
     ) -> Result<LoginGranted, Denial> {
         self.still_welcome(person).await?;
+        // In the turn of locks: a new key and password are kept before one is set, or not at all.
+        let turn = self.turn().await?;
         let now = self.clock.time_of_day();
         let (login, expires) = self.new_login(person, now);
         let key_id = Some(credential.id.clone());
@@ -229,7 +231,9 @@ impl Control {
             credential,
             login: Some(kept(&login, key, expires, person.address)),
         };
-        if !self.store.enrol(&enrolment, now).await? {
+        let is_enrolled = self.store.enrol(&enrolment, now).await?;
+        drop(turn);
+        if !is_enrolled {
             self.audit.note(person.failed(EventKind::Login, "token")).await;
             return Err(Denial::BadLogin);
         }

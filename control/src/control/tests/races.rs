@@ -10,6 +10,7 @@ use super::scene::{ADDRESS, App, Person, Scene};
 use crate::grants::Asker;
 
 mod enrolling;
+mod locking;
 
 /// Rounds that one login lives through, at a minute each.
 const ROUNDS_OF_A_LOGIN: usize = 1000;
