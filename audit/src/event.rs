@@ -33,6 +33,8 @@ event_kinds! {
     MfaChallenge = "mfa.challenge",
     /// A challenge was answered well.
     MfaOk = "mfa.ok",
+    /// An agent came for what its user had proved at a page; that proof has a record of its own.
+    MfaRedeem = "mfa.redeem",
     /// A challenge was answered badly.
     MfaFail = "mfa.fail",
     /// After too many bad answers, proofs of presence pause.

@@ -23,7 +23,7 @@ use crate::control::{Control, random_id};
 use crate::grants::Asker;
 use crate::policy::Concerned;
 use crate::presence::Presence;
-use crate::proving::Demand;
+use crate::proving::{Demand, Proved};
 use crate::store::apps::NewApp;
 use crate::store::credentials::{CredentialKind, NewCredential};
 use crate::store::devices::{Ground, Kept, Removed};
@@ -131,7 +131,7 @@ impl Control {
         &self,
         asker: Asker<'_>,
         change: &DeviceChange,
-        presence: Presence,
+        Proved { presence, shown, .. }: Proved,
     ) -> Result<CeremonyOutcome, Denial> {
         let wanted = CeremonyPurpose::ManageDevices(change.clone());
         if matches!(presence, Presence::Code { .. }) {
@@ -140,7 +140,7 @@ impl Control {
         }
         let holder = Holder::from(asker);
         self.demand_of_change(&holder, change).await?;
-        let ok = crate::ceremony::purpose::about(&wanted, asker.event(EventKind::MfaOk));
+        let ok = crate::ceremony::purpose::about(&wanted, asker.event(shown.event()));
         self.audit.write(presence.on(ok)).await?;
         match change {
             DeviceChange::AddKey { name } => self.begin_new_key(asker, name).await,

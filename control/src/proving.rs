@@ -51,6 +51,27 @@ pub(crate) struct Proved {
     pub(crate) time: TimeOfDay,
     /// By a browser on another machine, or here.
     pub(crate) place: Place,
+    /// By whom control was shown it.
+    pub(crate) shown: Shown,
+}
+
+/// By whom control was shown a proof.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shown {
+    /// By the agent, that moment.
+    ByAgent,
+    /// At a page, before; now the agent comes for it.
+    AtPage,
+}
+
+impl Shown {
+    /// How what follows from the proof begins in the audit: each proof is `mfa.ok` once.
+    pub(crate) const fn event(self) -> EventKind {
+        match self {
+            Self::ByAgent => EventKind::MfaOk,
+            Self::AtPage => EventKind::MfaRedeem,
+        }
+    }
 }
 
 impl Demand {
@@ -147,7 +168,8 @@ impl Control {
         };
         self.refuse_if_paused(asker, &purpose.wanted).await?;
         let presence = self.verify_proof(asker, &purpose, proof).await?;
-        let proved = Proved { presence, time: self.clock.time_of_day(), place: Place::Here };
+        let (time, place, shown) = (self.clock.time_of_day(), Place::Here, Shown::ByAgent);
+        let proved = Proved { presence, time, place, shown };
         self.conclude(asker, &purpose.wanted, proved).await
     }
 
@@ -162,7 +184,7 @@ impl Control {
             (CeremonyPurpose::Open(open), _) => self.conclude_open(asker, open, proved).await,
             (CeremonyPurpose::Exec(exec), Place::Here) => self.conclude_exec(asker, exec, proved).await,
             (CeremonyPurpose::ManageDevices(change), Place::Here) => {
-                self.conclude_change(asker, change, proved.presence).await
+                self.conclude_change(asker, change, proved).await
             }
             (CeremonyPurpose::Exec(_) | CeremonyPurpose::ManageDevices(_), Place::Elsewhere) => {
                 Err(self.refuse_elsewhere(asker, wanted).await)

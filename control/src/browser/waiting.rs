@@ -21,7 +21,7 @@ use crate::ceremony::purpose::about;
 use crate::control::Control;
 use crate::grants::Asker;
 use crate::presence::Presence;
-use crate::proving::Proved;
+use crate::proving::{Proved, Shown};
 use crate::store::logins::StoredLogin;
 use crate::watch::standing::Verdict;
 use crate::webauthn::KeyError;
@@ -248,7 +248,7 @@ impl Control {
         // From the tap on, however long the agent kept it back.
         let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
         let time = TimeOfDay(self.clock.time_of_day().0.saturating_sub(age));
-        self.conclude(asker, &purpose.wanted, Proved { presence, time, place }).await
+        self.conclude(asker, &purpose.wanted, Proved { presence, time, place, shown: Shown::AtPage }).await
     }
 
     /// Waits for what is decided at the page of a login's ceremony; `None` if nothing is for a while.

@@ -2,6 +2,7 @@
 
 mod access;
 mod admin;
+mod at_pages;
 mod attacks;
 mod changed_terms;
 mod codes;

@@ -15,6 +15,7 @@ use crate::authority::ProvenKey;
 use crate::ceremony::{EnrolmentPurpose, FirstShown, LoginPurpose, Purpose};
 use crate::codes::recovery;
 use crate::control::{Control, random_id};
+use crate::proving::Shown;
 use crate::store::credentials::{CredentialKind, NewCredential};
 use crate::store::logins::NewLogin;
 use crate::store::users::Enrolment;
@@ -44,7 +45,7 @@ impl Control {
         address: IpAddr,
     ) -> Result<LoginGranted, Denial> {
         let person = Person { user: login.user, device: login.device, address };
-        self.log_in(person, login.key, login.tap).await
+        self.log_in(person, login.key, (login.tap, Shown::AtPage)).await
     }
 
     /// Ends a login's ceremony: verifies the answer, and signs the login's certificate.
@@ -116,7 +117,7 @@ impl Control {
             false => Err(KeyError::NotVerified),
         });
         let tap = self.verified_or_noted(person, tap).await?;
-        self.log_in(person, key, &tap).await
+        self.log_in(person, key, (&tap, Shown::ByAgent)).await
     }
 
     async fn finish_with_new_key(
@@ -196,11 +197,11 @@ impl Control {
         &self,
         person: Person<'_>,
         key: &ProvenKey,
-        tap: &VerifiedTap,
+        (tap, shown): (&VerifiedTap, Shown),
     ) -> Result<LoginGranted, Denial> {
         self.still_welcome(person).await?;
         let (key_id, uv) = (Some(tap.key_id.clone()), Some(tap.is_user_verified));
-        let ok = Event { amr: tap.amr(), key_id, up: Some(true), uv, ..person.event(EventKind::MfaOk) };
+        let ok = Event { amr: tap.amr(), key_id, up: Some(true), uv, ..person.event(shown.event()) };
         self.audit.write(ok).await?;
         let now = self.clock.time_of_day();
         let (login, expires) = self.new_login(person, now);
@@ -219,9 +220,9 @@ impl Control {
         (token_hash, password_hash): (&[u8; 32], &str),
         credential: NewCredential<'_>,
     ) -> Result<LoginGranted, Denial> {
-        self.still_welcome(person).await?;
         // In the turn of locks: a new key and password are kept before one is set, or not at all.
         let turn = self.turn().await?;
+        self.still_welcome(person).await?;
         let now = self.clock.time_of_day();
         let (login, expires) = self.new_login(person, now);
         let key_id = Some(credential.id.clone());

@@ -64,7 +64,7 @@ impl Control {
         &self,
         asker: Asker<'_>,
         exec: &ExecRequest,
-        Proved { presence, time, .. }: Proved,
+        Proved { presence, time, shown, .. }: Proved,
     ) -> Result<CeremonyOutcome, Denial> {
         let terms = self.terms_of_all(asker, exec).await?;
         let wanted = CeremonyPurpose::Exec(exec.clone());
@@ -76,7 +76,7 @@ impl Control {
             self.fell_short(asker, &wanted, &presence, shortfall).await;
             return Err(Denial::BadAssertion);
         }
-        self.audit.write(presence.on(about(&wanted, asker.event(EventKind::MfaOk)))).await?;
+        self.audit.write(presence.on(about(&wanted, asker.event(shown.event())))).await?;
         let shortest = terms.iter().map(|terms| terms.mfa_interval).min().unwrap_or(MAX_LIFETIME);
         let lifetime = shortest.min(MAX_LIFETIME);
         let tap = |target: &ExecTarget| Tap {

@@ -51,7 +51,7 @@ impl Control {
         &self,
         asker: Asker<'_>,
         request: &AccessRequest,
-        Proved { presence, time, place }: Proved,
+        Proved { presence, time, place, shown }: Proved,
     ) -> Result<CeremonyOutcome, Denial> {
         // What the resource asks for may have changed since the prompt opened: what holds now counts.
         let (standing, terms) = self.terms(asker, request).await?;
@@ -62,7 +62,7 @@ impl Control {
         if place == Place::Elsewhere && !terms.cross_device {
             return Err(self.refuse_elsewhere(asker, &CeremonyPurpose::Open(request.clone())).await);
         }
-        self.audit.write(presence.on(asker.about(EventKind::MfaOk, request))).await?;
+        self.audit.write(presence.on(asker.about(shown.event(), request))).await?;
         let resource = request.resource.clone();
         let scope = match (&terms.scope, place) {
             // Beside it in a group may be what takes no answer of another machine.

@@ -15,6 +15,7 @@ use super::model::{Outcome, Play, opened_by};
 use super::{Target, WIKI};
 use crate::browser::approval::{Place, TAKEN_WITHIN};
 use crate::presence::Presence;
+use crate::proving::Shown;
 use crate::webauthn::VerifiedTap;
 
 const SECRET: &str = "every agent's";
@@ -77,7 +78,7 @@ impl Play {
                     (Target::One(only), Place::Elsewhere) => vec![only],
                     (target, Place::Here | Place::Elsewhere) => opened_by(target),
                 };
-                self.verified_by(by, target, (second..=second, places), outcome)
+                self.verified_by(by, target, (second..=second, places), (outcome, Shown::AtPage))
             }
             Err(denial) => {
                 let is_paused = matches!(denial, Denial::Paused(_));
