@@ -24,6 +24,7 @@ pub use self::purpose::{
 };
 
 pub use crate::browser::approval::Approval;
+use crate::login::limits::network_of;
 
 mod page;
 pub(crate) mod purpose;
@@ -32,9 +33,12 @@ mod tests;
 
 /// How long a challenge can be answered (design section 5).
 pub const LIFETIME: Duration = Duration::from_secs(120);
-/// Open challenges of one login, or of one user who is logging in. One prompt is open at a time; the others are left
-/// over from an agent that died, and the oldest of them makes room.
+/// Open challenges of one login, or of one user who is logging in, from one network. One prompt is open at a time; the
+/// others are left over from an agent that died, and the oldest of them makes room. Somebody who has stolen the login
+/// and asks from elsewhere displaces nothing of its user's.
 pub const MAX_PER_OWNER: usize = 3;
+/// The same, from all networks together: beyond that the oldest of the network that has most makes room.
+pub const MAX_EVERYWHERE: usize = 4 * MAX_PER_OWNER;
 /// Open challenges in all: far above what people tap in two minutes, some 10 MiB.
 pub const MAX_OPEN: usize = 4096;
 /// Of these, for people who have shown nothing yet: whoever knows no password keeps nobody else out.
@@ -78,19 +82,14 @@ pub struct Ceremonies {
 pub struct TableFull;
 
 impl Ceremonies {
-    /// Keeps a challenge. The owner's oldest make room for it, and are given to the audit.
+    /// Keeps a challenge. Others of its owner make room for it where there are too many, and are given to the audit.
     ///
     /// # Errors
     /// [`TableFull`] if too many are open in all.
     pub fn insert(&self, id: Id, challenge: Challenge, now: BootTime) -> Result<Vec<Challenge>, TableFull> {
         let mut open = self.lock();
-        let mut own: Vec<(BootTime, Id)> = open
-            .iter()
-            .filter(|(_, other)| other.owner == challenge.owner)
-            .map(|(id, other)| (other.expires, id.clone()))
-            .collect();
-        own.sort();
-        let surplus = (own.len() + 1).saturating_sub(MAX_PER_OWNER);
+        let displaced = giving_way(&open, &challenge);
+        let surplus = displaced.len();
         // What has ended and still lies there is the sweep's to record, and no reason to refuse.
         let standing = || open.values().filter(|other| other.expires > now);
         let is_full = standing().count().saturating_sub(surplus) >= MAX_OPEN || open.len() >= 2 * MAX_OPEN;
@@ -98,7 +97,7 @@ impl Ceremonies {
         if is_full || (challenge.is_unproven() && unproven() >= MAX_UNPROVEN) {
             return Err(TableFull);
         }
-        let displaced = own.iter().take(surplus).filter_map(|(_, id)| open.remove(id)).collect();
+        let displaced = displaced.iter().filter_map(|id| open.remove(id)).collect();
         open.insert(id, challenge);
         Ok(displaced)
     }
@@ -151,9 +150,9 @@ impl Ceremonies {
         self.take_all(|it| it.purpose.user() == user)
     }
 
-    /// Forgets all challenges of a login, and gives them to the audit.
-    pub fn forget_login(&self, login: &Id) -> Vec<Challenge> {
-        self.take_all(|it| it.is_of(login))
+    /// Forgets all challenges of a login from this address's network, and gives them to the audit.
+    pub fn forget_login(&self, login: &Id, address: IpAddr) -> Vec<Challenge> {
+        self.take_all(|it| it.is_of(login) && it.network() == network_of(address))
     }
 
     fn take_all(&self, is_over: impl Fn(&Challenge) -> bool) -> Vec<Challenge> {
@@ -176,9 +175,31 @@ impl Ceremonies {
     }
 }
 
+/// The challenges that make room for a new one, where it is one too many of its owner: the oldest from the same network or,
+/// if that has no more than its share, from the one that has most.
+fn giving_way(open: &HashMap<Id, Challenge>, new: &Challenge) -> Vec<Id> {
+    let own = open.iter().filter(|(_, other)| other.owner == new.owner);
+    let mut own: Vec<(IpAddr, BootTime, &Id)> =
+        own.map(|(id, other)| (other.network(), other.expires, id)).collect();
+    own.sort();
+    let from = |network: IpAddr| own.iter().filter(move |(other, ..)| *other == network);
+    let here = from(new.network()).count();
+    let fullest = own.iter().map(|(network, ..)| *network).max_by_key(|network| from(*network).count());
+    let (network, surplus) = match fullest {
+        Some(_) if here >= MAX_PER_OWNER => (new.network(), here + 1 - MAX_PER_OWNER),
+        Some(fullest) if own.len() >= MAX_EVERYWHERE => (fullest, own.len() + 1 - MAX_EVERYWHERE),
+        Some(_) | None => return Vec::new(),
+    };
+    from(network).take(surplus).map(|(.., id)| (*id).clone()).collect()
+}
+
 impl Challenge {
     fn is_of(&self, login: &Id) -> bool {
         matches!(&self.owner, Owner::Login(owner) if owner == login)
+    }
+
+    fn network(&self) -> IpAddr {
+        network_of(self.address)
     }
 
     const fn is_unproven(&self) -> bool {

@@ -93,7 +93,7 @@ impl Control {
         let (login, now) = (&asker.login.login, self.clock.boot_time());
         let wanted = comparable(&request.purpose);
         self.refuse_if_paused(asker, &wanted).await?;
-        if !self.access_limits.challenges.take(&login.user, now) {
+        if !self.access_limits.challenges.take(&login.user, asker.address, now) {
             self.note_limited(asker, about(&wanted, asker.event(EventKind::AccessDenied))).await;
             return Err(Denial::RateLimited);
         }
@@ -283,13 +283,13 @@ impl Control {
         }
     }
 
-    /// Counts and records a key's proof that was none; one too many pauses the login's proofs.
+    /// Counts and records a key's proof that was none; one too many pauses the login's proofs from there.
     pub(crate) async fn answer_failed(&self, asker: Asker<'_>, wanted: &CeremonyPurpose, reason: &str) {
         let (login, now) = (&asker.login.login.login, self.clock.boot_time());
         self.note_failed(asker, wanted, reason).await;
-        if self.access_limits.failures.count(login, now) == Consequence::Paused {
+        if self.access_limits.failures.count(login, asker.address, now) == Consequence::Paused {
             self.audit.note(asker.event(EventKind::MfaLock)).await;
-            self.note_ended(self.ceremonies.forget_login(login), "paused").await;
+            self.note_ended(self.ceremonies.forget_login(login, asker.address), "paused").await;
         }
     }
 
@@ -299,7 +299,7 @@ impl Control {
         wanted: &CeremonyPurpose,
     ) -> Result<(), Denial> {
         let (login, now) = (&asker.login.login.login, self.clock.boot_time());
-        let Some(left) = self.access_limits.failures.pause(login, now) else { return Ok(()) };
+        let Some(left) = self.access_limits.failures.pause(login, asker.address, now) else { return Ok(()) };
         self.note_limited(asker, about(wanted, asker.event(EventKind::MfaFail))).await;
         Err(Denial::Paused(left))
     }

@@ -88,7 +88,8 @@ pub(super) async fn certify_tunnel(
     Body(request): Body<TunnelRequest>,
 ) -> Result<Json<TunnelCertificate>, Denial> {
     let login = control.authenticate(&peer).await?;
-    Ok(Json(control.certify_tunnel(&login, &request).await?))
+    let asker = Asker { login: &login, address: peer.address.ip() };
+    Ok(Json(control.certify_tunnel(asker, &request).await?))
 }
 
 /// Which catalogue the agent has.
@@ -111,7 +112,7 @@ pub(super) async fn catalogue(
     let Query(After { after }) = query.map_err(|error| Denial::BadRequest(error.body_text()))?;
     let asked = control.authenticate(&peer).await?;
     let asker = Asker { login: &asked, address: peer.address.ip() };
-    if !control.access_limits.catalogues.take(&asked.login.login, control.clock.boot_time()) {
+    if !control.access_limits.catalogues.take(&asked.login.login, asker.address, control.clock.boot_time()) {
         control.note_limited(asker, asker.event(EventKind::AccessDenied)).await;
         return Err(Denial::RateLimited);
     }

@@ -208,7 +208,7 @@ proptest! {
                 }
                 Step::ForgetLogin(login) => {
                     let of_login = model.numbers(|known| known.kind == Kind::Device(*login));
-                    model.left(&table.forget_login(&login_id(*login)), &of_login)?;
+                    model.left(&table.forget_login(&login_id(*login), ADDRESS), &of_login)?;
                 }
                 Step::TakeDevice { .. } | Step::TakeProof { .. } | Step::TakeLogin { .. } | Step::Cancel { .. } => {
                     take(&table, &mut model, &step)?;
@@ -234,6 +234,38 @@ fn a_challenge_is_answered_until_the_last_millisecond_and_not_after() {
         assert_eq!(table.take_new_device(&login_id(9), &login_id(1), now).is_some(), is_given, "{now:?}");
         assert!(table.take_new_device(&login_id(9), &login_id(1), at(0)).is_none(), "taken or over");
     }
+}
+
+/// A challenge of login 0 from a network of its own.
+fn from_network(network: u8) -> Challenge {
+    Challenge { address: Ipv4Addr::new(203, 0, network, 7).into(), ..challenge(Kind::Device(0), at(120_000)) }
+}
+
+// A 3.
+#[test]
+fn a_stolen_login_displaces_nothing_of_its_user_s_from_elsewhere() {
+    let table = Ceremonies::default();
+    let id = |number: u8| Id::from_random([number; 16]);
+    table.insert(id(255), challenge(Kind::Device(0), at(110_000)), at(0)).unwrap();
+    for number in 0..200_u8 {
+        // From one network; then from more and more of them.
+        let network = number.saturating_sub(50) / 2;
+        table.insert(id(number), from_network(network), at(0)).unwrap();
+    }
+    assert_eq!(table.len(), MAX_EVERYWHERE);
+    assert!(table.take_new_device(&id(255), &login_id(0), at(0)).is_some(), "the user's own");
+}
+
+#[test]
+fn a_pause_ends_what_came_from_where_the_wrong_answers_did() {
+    let table = Ceremonies::default();
+    table.insert(login_id(8), challenge(Kind::Device(0), at(120_000)), at(0)).unwrap();
+    table.insert(login_id(9), from_network(1), at(0)).unwrap();
+    let gone = table.forget_login(&login_id(0), Ipv4Addr::new(203, 0, 1, 200).into());
+    assert!(gone.is_empty(), "another host's");
+    let gone = table.forget_login(&login_id(0), Ipv4Addr::new(203, 0, 1, 7).into());
+    assert_eq!(gone.len(), 1);
+    assert!(table.take_new_device(&login_id(8), &login_id(0), at(0)).is_some());
 }
 
 #[test]

@@ -11,8 +11,11 @@ use portlatch_protocol::names::{Id, UserName};
 use super::failures::Failures;
 use crate::api::problem::Denial;
 use crate::control::Control;
-use crate::login::limits::{Limit, Rate, network_of};
+use crate::login::limits::{Limit, NetworkLimit, Rate, network_of};
 use crate::store::logins::StoredLogin;
+
+// From one network each; what is asked from all together has a bound besides. Somebody who has stolen a login, and uses it
+// elsewhere, uses up no share of its user's.
 
 /// Questions of one login: a browser opens some dozens of ports at once; beyond that something scans.
 const QUESTIONS: Rate = Rate { burst: 200, every: Duration::from_millis(50) };
@@ -33,12 +36,12 @@ const MAX_PROGRAM: usize = 64;
 /// The limits on a login's questions.
 #[derive(Debug)]
 pub struct AccessLimits {
-    questions: Limit<Id>,
-    pub(crate) challenges: Limit<UserName>,
+    questions: NetworkLimit<Id>,
+    pub(crate) challenges: NetworkLimit<UserName>,
     /// Challenges of pages that approve.
     pub(crate) approvals: Limit<UserName>,
-    pub(crate) catalogues: Limit<Id>,
-    pub(crate) others: Limit<Id>,
+    pub(crate) catalogues: NetworkLimit<Id>,
+    pub(crate) others: NetworkLimit<Id>,
     pub(crate) failures: Failures,
     pub(crate) records: Limit<Id>,
 }
@@ -46,11 +49,11 @@ pub struct AccessLimits {
 impl Default for AccessLimits {
     fn default() -> Self {
         Self {
-            questions: Limit::new(QUESTIONS),
-            challenges: Limit::new(CHALLENGES),
+            questions: NetworkLimit::shared(QUESTIONS),
+            challenges: NetworkLimit::shared(CHALLENGES),
             approvals: Limit::new(CHALLENGES),
-            catalogues: Limit::new(CATALOGUES),
-            others: Limit::new(OTHERS),
+            catalogues: NetworkLimit::shared(CATALOGUES),
+            others: NetworkLimit::shared(OTHERS),
             failures: Failures::default(),
             records: Limit::new(RECORDS),
         }
@@ -60,7 +63,7 @@ impl Default for AccessLimits {
 impl AccessLimits {
     /// Whether the login may ask one question more.
     pub(crate) fn takes_question(&self, asker: Asker<'_>, now: BootTime) -> bool {
-        self.questions.take(&asker.login.login.login, now)
+        self.questions.take(&asker.login.login.login, asker.address, now)
     }
 }
 
@@ -112,7 +115,8 @@ impl Control {
     /// # Errors
     /// [`Denial::RateLimited`].
     pub(crate) async fn take_other(&self, asker: Asker<'_>) -> Result<(), Denial> {
-        if self.access_limits.others.take(&asker.login.login.login, self.clock.boot_time()) {
+        let (login, now) = (&asker.login.login.login, self.clock.boot_time());
+        if self.access_limits.others.take(login, asker.address, now) {
             return Ok(());
         }
         self.note_limited(asker, asker.event(EventKind::AccessDenied)).await;

@@ -7,6 +7,7 @@ use portlatch_protocol::identity::Login;
 use super::{encode, proven};
 use crate::api::problem::Denial;
 use crate::control::Control;
+use crate::grants::Asker;
 use crate::store::logins::StoredLogin;
 
 impl Control {
@@ -35,10 +36,10 @@ impl Control {
     /// A [`Denial`].
     pub async fn certify_tunnel(
         &self,
-        login: &StoredLogin,
+        Asker { login, address }: Asker<'_>,
         request: &TunnelRequest,
     ) -> Result<TunnelCertificate, Denial> {
-        if !self.login_limits.tunnels.take(&login.login.login, self.clock.boot_time()) {
+        if !self.login_limits.tunnels.take(&login.login.login, address, self.clock.boot_time()) {
             return Err(Denial::RateLimited);
         }
         let key = proven(&request.csr)?;

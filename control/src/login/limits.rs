@@ -20,8 +20,11 @@ const PER_USER_THERE: Rate = Rate { burst: 10, every: Duration::from_secs(10) };
 const PER_USER: Rate = Rate { burst: 60, every: Duration::from_secs(2) };
 /// Recovery codes of one user: people have ten, and type them slowly.
 const RECOVERY: Rate = Rate { burst: 5, every: Duration::from_secs(60) };
-/// Tunnel keys of one login: a daemon makes one at each attach.
+/// Tunnel keys of one login, from one network: a daemon makes one at each attach.
 const TUNNELS: Rate = Rate { burst: 30, every: Duration::from_secs(10) };
+/// Networks whose full share a login or user has in all: an own one, two of them where IPv6 works, and as many of somebody
+/// who has stolen it.
+const NETWORKS: u32 = 4;
 /// Keys remembered at once. When they are used up, full buckets are forgotten first; a flood of keys beyond that is
 /// refused, which is what it is for.
 const MAX_KEYS: usize = 16 * 1024;
@@ -42,59 +45,64 @@ pub struct Rate {
 #[derive(Debug)]
 pub struct LoginLimits {
     pub(crate) by_address: Limit<IpAddr>,
-    by_user: NameLimit,
+    by_user: NetworkLimit<UserName>,
     /// Names that nobody has stand apart: a flood of them must not keep users out.
-    by_stranger: NameLimit,
+    by_stranger: NetworkLimit<UserName>,
     pub(super) by_recovery: Limit<UserName>,
-    pub(super) tunnels: Limit<Id>,
+    pub(super) tunnels: NetworkLimit<Id>,
 }
 
 impl Default for LoginLimits {
     fn default() -> Self {
         Self {
             by_address: Limit::new(PER_ADDRESS),
-            by_user: NameLimit::default(),
-            by_stranger: NameLimit::default(),
+            by_user: NetworkLimit::new(PER_USER_THERE, PER_USER),
+            by_stranger: NetworkLimit::new(PER_USER_THERE, PER_USER),
             by_recovery: Limit::new(RECOVERY),
-            tunnels: Limit::new(TUNNELS),
+            tunnels: NetworkLimit::shared(TUNNELS),
         }
     }
 }
 
 impl LoginLimits {
     /// The limit on guesses at what this name's password or token is.
-    pub(crate) fn by_name(&self, standing: &Standing, user: &UserName) -> &NameLimit {
+    pub(crate) fn by_name(&self, standing: &Standing, user: &UserName) -> &NetworkLimit<UserName> {
         if standing.has_user(user) { &self.by_user } else { &self.by_stranger }
     }
 }
 
-/// The limit on guesses with a name: from one network, and in all.
+/// A limit by who it is about and from where: from one network, and in all. Whoever guesses a name's password, or has stolen
+/// a login, uses up what is left there, and not what its user has elsewhere.
 #[derive(Debug)]
-pub(crate) struct NameLimit {
-    there: Limit<(UserName, IpAddr)>,
-    everywhere: Limit<UserName>,
+pub(crate) struct NetworkLimit<K> {
+    there: Limit<(K, IpAddr)>,
+    everywhere: Limit<K>,
 }
 
-impl Default for NameLimit {
-    fn default() -> Self {
-        Self { there: Limit::new(PER_USER_THERE), everywhere: Limit::new(PER_USER) }
+impl<K: Hash + Eq + Clone> NetworkLimit<K> {
+    fn new(there: Rate, everywhere: Rate) -> Self {
+        Self { there: Limit::new(there), everywhere: Limit::new(everywhere) }
     }
-}
 
-impl NameLimit {
+    /// So much from each network, and from all together what a few of them have.
+    pub(crate) fn shared(there: Rate) -> Self {
+        let everywhere = Rate { burst: NETWORKS * there.burst, every: there.every / NETWORKS };
+        Self::new(there, everywhere)
+    }
+
     /// Takes one attempt from this address; `false` if none is left.
-    pub(crate) fn take(&self, user: &UserName, address: IpAddr, now: BootTime) -> bool {
+    pub(crate) fn take(&self, key: &K, address: IpAddr, now: BootTime) -> bool {
         // What is refused there takes nothing from the others. And what is refused everywhere takes no room there, in a table
         // that all users share: whoever guesses from many networks would fill it.
-        self.everywhere.has_left(user, now)
-            && self.there.take(&(user.clone(), network_of(address)), now)
-            && self.everywhere.take(user, now)
+        self.everywhere.has_left(key, now)
+            && self.there.take(&(key.clone(), network_of(address)), now)
+            && self.everywhere.take(key, now)
     }
 
     /// Gives an attempt back, because it was no guess.
-    pub(crate) fn give_back(&self, user: &UserName, address: IpAddr) {
-        self.there.give_back(&(user.clone(), network_of(address)));
-        self.everywhere.give_back(user);
+    pub(crate) fn give_back(&self, key: &K, address: IpAddr) {
+        self.there.give_back(&(key.clone(), network_of(address)));
+        self.everywhere.give_back(key);
     }
 }
 
@@ -230,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_stranger_s_guesses_use_up_the_own_attempts_and_not_the_user_s() {
-        let (limit, user) = (NameLimit::default(), "jerry".parse().unwrap());
+        let (limit, user) = (LoginLimits::default().by_user, "jerry".parse().unwrap());
         let network = |number: u8| IpAddr::from([192, 0, number, 1]);
         let guesses = |from: u8| (0..1000).filter(|_| limit.take(&user, network(from), at(100))).count();
         assert_eq!(guesses(0), 10);
@@ -244,11 +252,25 @@ mod tests {
 
     #[test]
     fn guesses_at_one_user_from_many_networks_keep_no_other_user_out() {
-        let (limit, user) = (NameLimit::default(), "jerry".parse().unwrap());
+        let (limit, user) = (LoginLimits::default().by_user, "jerry".parse().unwrap());
         let network = |number: u128| IpAddr::V6(((0x2001_0db8 << 96) | (number << 64)).into());
         let guessed = (0..20_000).filter(|number| limit.take(&user, network(*number), at(100))).count();
         assert_eq!(guessed, 60);
         assert!(limit.take(&"elaine".parse().unwrap(), network(30_000), at(100)));
+    }
+
+    #[test]
+    fn a_network_has_its_share_whatever_another_one_takes() {
+        let (limit, login) = (NetworkLimit::shared(RATE), "0a");
+        let taken = |last: u8| {
+            let network = IpAddr::from([192, 0, last, 1]);
+            (0..1000).filter(|_| limit.take(&login, network, at(100))).count()
+        };
+        assert_eq!([1, 2, 3, 4, 5].map(taken), [3, 3, 3, 3, 0], "of four networks each has its own");
+        assert!(
+            limit.take(&login, IpAddr::from([192, 0, 5, 1]), at(103)),
+            "all together have four times as many"
+        );
     }
 
     #[test]

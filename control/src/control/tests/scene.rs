@@ -185,7 +185,8 @@ impl Scene {
     pub(super) async fn with_tunnel(&self, key: SoftKey, granted: LoginGranted) -> Person {
         let login = self.control.store.login(&granted.login).await.unwrap().unwrap();
         let csr = csr(&KeyPair::generate().unwrap());
-        let tunnel = self.control.certify_tunnel(&login, &TunnelRequest { csr }).await.unwrap();
+        let asker = Asker { login: &login, address: ADDRESS };
+        let tunnel = self.control.certify_tunnel(asker, &TunnelRequest { csr }).await.unwrap();
         Person { key, granted, login, tunnel_key: tunnel.thumbprint }
     }
 

@@ -1,6 +1,7 @@
 //! What somebody gets who has a login's key and certificate but not its security key; whose daemon lies; or who has a
 //! proxy. (That the proxies of others take nothing of theirs is tried at the proxies.)
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -10,6 +11,7 @@ use portlatch_protocol::api::ceremony::{
 };
 use portlatch_protocol::api::{Ceremony, Secret, TunnelRequest};
 use rcgen::KeyPair;
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
@@ -18,6 +20,7 @@ use super::scene::{Person, Scene, claims, csr, grant_of, granted, is_tap_needed}
 use crate::admin::LockedBy;
 use crate::browser::approval::Place;
 use crate::devices::Holder;
+use crate::grants::Asker;
 use crate::presence::Presence;
 use crate::store::credentials::CredentialKind;
 use crate::store::devices::Ground;
@@ -141,7 +144,7 @@ async fn a_stolen_login_rides_on_no_tap_of_its_user() {
     let exec = person.exec(&[("db/billing", 5433), ("db/wide", 1000)]);
     assert!(matches!(scene.prove(&mut person, &exec).await, Ok(CeremonyOutcome::Remembered { .. })));
     let request = TunnelRequest { csr: csr(&KeyPair::generate().unwrap()) };
-    let thief = scene.control.certify_tunnel(&person.login, &request).await.unwrap();
+    let thief = scene.control.certify_tunnel(person.asker(), &request).await.unwrap();
     for (resource, port) in [("db/billing", 5432), ("db/billing", 5433), ("db/wide", 1000)] {
         granted(scene.ask(&person, resource, port).await);
         let mut stolen = person.request(resource, port);
@@ -151,14 +154,48 @@ async fn a_stolen_login_rides_on_no_tap_of_its_user() {
     }
 }
 
+// A 3: it asks for as much as it likes, and answers wrongly as often; from another network than its user's.
+#[tokio::test]
+async fn a_stolen_login_keeps_its_user_from_nothing_elsewhere() {
+    let scene = Scene::new().await;
+    let mut person = scene.person("jerry").await;
+    let (control, open) = (&scene.control, person.opening("db/billing", 5432));
+    let ceremony = scene.begin(&person, &open).await.unwrap();
+    let login = person.login.clone();
+    let thief = Asker { login: &login, address: Ipv4Addr::new(203, 0, 113, 9).into() };
+    let request = CeremonyRequest { purpose: open.clone(), browser: None };
+    let (mut begun, wrong) = (0, PresenceProof::Key { credential: json!({}) });
+    while let Ok(own) = control.begin_ceremony(thief, &request).await {
+        begun += 1;
+        assert!(control.finish_ceremony(thief, &own.ceremony, &wrong).await.is_err());
+    }
+    assert_eq!(begun, 10);
+    assert_eq!(scene.audit("mfa.lock").len(), 1);
+    let questions = async |asker: Asker<'_>| {
+        let answer = control.ask(asker, &person.request("db/billing", 5432)).await.unwrap();
+        is_tap_needed(&answer)
+    };
+    while questions(thief).await {}
+    let tunnel = || TunnelRequest { csr: csr(&KeyPair::generate().unwrap()) };
+    while control.certify_tunnel(thief, &tunnel()).await.is_ok() {}
+    while control.take_other(thief).await.is_ok() {}
+
+    assert!(questions(person.asker()).await);
+    assert!(control.take_other(person.asker()).await.is_ok());
+    assert!(control.certify_tunnel(person.asker(), &tunnel()).await.is_ok());
+    let proof = person.tap_for(&ceremony, &open);
+    grant_of(scene.finish(&person, &ceremony, proof).await.unwrap());
+    assert!(scene.begin(&person, &open).await.is_ok());
+}
+
 // A 3: a request that proves somebody else's key, seen on its way and presented again.
 #[tokio::test]
 async fn a_certificate_request_that_was_seen_takes_nobody_s_tunnel_key_away() {
     let scene = Scene::new().await;
     let (mut jerry, elaine) = (scene.person("jerry").await, scene.person("elaine").await);
     let request = TunnelRequest { csr: csr(&KeyPair::generate().unwrap()) };
-    jerry.tunnel_key = scene.control.certify_tunnel(&jerry.login, &request).await.unwrap().thumbprint;
-    let seen = scene.control.certify_tunnel(&elaine.login, &request).await.unwrap();
+    jerry.tunnel_key = scene.control.certify_tunnel(jerry.asker(), &request).await.unwrap().thumbprint;
+    let seen = scene.control.certify_tunnel(elaine.asker(), &request).await.unwrap();
     assert_eq!(seen.thumbprint, jerry.tunnel_key);
     scene.tap(&mut jerry, "db/billing", 5432).await.unwrap();
     // Elaine may name that key, whose secret half she has not; but Jerry's tap is not hers.
