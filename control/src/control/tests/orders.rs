@@ -11,6 +11,7 @@ use proptest::test_runner::{Config, TestRunner};
 use self::model::Play;
 use crate::browser::approval::Place;
 
+mod ground;
 mod model;
 mod pages;
 mod people;

@@ -11,7 +11,8 @@ use proptest::prelude::*;
 use sha2::{Digest as _, Sha256};
 
 use super::super::super::*;
-use super::model::{Outcome, Play, opened_by};
+use super::ground::opened_by;
+use super::model::{Outcome, Play};
 use super::{Target, WIKI};
 use crate::browser::approval::{Place, TAKEN_WITHIN};
 use crate::presence::Presence;
