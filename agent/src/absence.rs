@@ -6,11 +6,13 @@
 //!    ^                        | |                  |
 //!    '------- unlocked -------+-|------------------'
 //!                               '--session ended--> what is left of the minute --> taps forgotten
+//! (there) --told to lock--> 1 min --> taps forgotten, unless the screen says that it was locked and is open again
 //! (there) --machine woke up--> 1 min --> taps forgotten, whatever the screen does
 //! ```
 //!
-//! While every session of the user is locked nobody is prompted. Sessions that have no screen (SSH) never lock. That the
-//! machine slept, logind says, and the clocks do ([`sleep`]).
+//! While every session of the user is locked nobody is prompted. That a session was told to lock says too little for
+//! that: lockers such as swaylock never say whether they did, nor that they are gone, and a session without a screen (SSH)
+//! is told as well (`loginctl lock-sessions`). That the machine slept, logind says, and the clocks do ([`sleep`]).
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -28,10 +30,12 @@ const MAX_SESSIONS: usize = 64;
 /// What the system says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum SeatEvent {
-    /// These sessions the user has now, and whether each one's screen is known to be locked.
+    /// These sessions the user has now, and whether each one's screen says that it is locked.
     Sessions(Vec<(String, Screen)>),
     /// A session's screen changed.
     Screen(String, Screen),
+    /// A session was told to lock its screen, which says nothing yet.
+    ToldToLock(String),
     /// The machine slept and woke up.
     Woke,
 }
@@ -39,7 +43,7 @@ pub(crate) enum SeatEvent {
 /// A session's screen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Screen {
-    /// Locked.
+    /// Locked, as it says itself.
     Locked,
     /// Not locked, as far as is known.
     Open,
@@ -56,6 +60,8 @@ pub(crate) struct Absence {
 #[derive(Debug)]
 enum Session {
     Open,
+    /// Taps are to be forgotten then; it may be locked, or not.
+    Told(BootTime),
     /// With the time at which taps are to be forgotten, until they are.
     Locked(Option<BootTime>),
 }
@@ -70,6 +76,11 @@ impl Absence {
                     session.handle_screen(screen, now);
                 }
             }
+            SeatEvent::ToldToLock(session) => {
+                if let Some(session) = self.sessions.get_mut(&session) {
+                    session.handle_told_to_lock(now);
+                }
+            }
             SeatEvent::Woke => self.forget_by(now + GRACE),
         }
     }
@@ -82,9 +93,9 @@ impl Absence {
         let mut known = std::mem::take(&mut self.sessions);
         for (name, screen) in sessions.into_iter().take(MAX_SESSIONS) {
             let mut session = known.remove(&name).unwrap_or(Session::Open);
-            // Not every locker leaves word of it, so that nothing said is not "unlocked".
-            if screen == Screen::Locked {
-                session.handle_screen(screen, now);
+            match screen {
+                Screen::Locked => session.handle_screen(screen, now),
+                Screen::Open => session.handle_word_lost(),
             }
             self.sessions.insert(name, session);
         }
@@ -119,14 +130,34 @@ impl Session {
     fn handle_screen(&mut self, screen: Screen, now: BootTime) {
         match (screen, &self) {
             (Screen::Locked, Self::Open) => *self = Self::Locked(Some(now + GRACE)),
+            (Screen::Locked, Self::Told(at)) => *self = Self::Locked(Some(*at)),
             (Screen::Locked, Self::Locked(_)) => {}
             (Screen::Open, _) => *self = Self::Open,
+        }
+    }
+
+    fn handle_told_to_lock(&mut self, now: BootTime) {
+        match self {
+            Self::Open => *self = Self::Told(now + GRACE),
+            Self::Told(_) | Self::Locked(_) => {}
+        }
+    }
+
+    /// The session does not say that it is locked, and nobody said that it was unlocked: logind may have begun anew. The
+    /// user is not kept away for that; the minute goes on.
+    const fn handle_word_lost(&mut self) {
+        if let Self::Locked(at) = self {
+            *self = match *at {
+                Some(at) => Self::Told(at),
+                None => Self::Open,
+            };
         }
     }
 
     const fn forget_at(&self) -> Option<BootTime> {
         match self {
             Self::Open => None,
+            Self::Told(at) => Some(*at),
             Self::Locked(at) => *at,
         }
     }
@@ -134,6 +165,11 @@ impl Session {
     fn is_due(&mut self, now: BootTime) -> bool {
         match self {
             Self::Open => false,
+            Self::Told(at) if *at <= now => {
+                *self = Self::Open;
+                true
+            }
+            Self::Told(_) => false,
             Self::Locked(at) => at.take_if(|at| *at <= now).is_some(),
         }
     }
@@ -197,11 +233,54 @@ mod tests {
         assert!(!absence.is_away());
         screen(&mut absence, "desktop", Screen::Locked, 0);
         assert!(!absence.is_away(), "the other one can be seen");
-        let left = vec![("desktop".to_owned(), Screen::Open)];
+        let left = vec![("desktop".to_owned(), Screen::Locked)];
         absence.handle_event(SeatEvent::Sessions(left), at(1));
-        assert!(absence.is_away(), "a locker that leaves no word of it has locked all the same");
+        assert!(absence.is_away());
         screen(&mut absence, "desktop", Screen::Open, 2);
         assert!(!absence.is_away());
+    }
+
+    #[test]
+    fn who_was_told_to_lock_and_never_says_so_is_there_and_taps_again_after_a_minute() {
+        let mut absence = with_sessions(&["sway", "tty"]);
+        for _ in 0..2 {
+            for session in ["sway", "tty"] {
+                absence.handle_event(SeatEvent::ToldToLock(session.to_owned()), at(0));
+            }
+            assert!(!absence.is_away());
+            assert!(!absence.handle_timeout(at(59)));
+            assert!(absence.handle_timeout(at(60)));
+            assert!(!absence.handle_timeout(at(1000)));
+            assert!(!absence.is_away());
+        }
+    }
+
+    #[test]
+    fn who_was_told_to_lock_and_does_is_away_from_then_on() {
+        let mut absence = with_sessions(&["gnome"]);
+        absence.handle_event(SeatEvent::ToldToLock("gnome".to_owned()), at(0));
+        screen(&mut absence, "gnome", Screen::Locked, 2);
+        absence.handle_event(SeatEvent::ToldToLock("gnome".to_owned()), at(3));
+        assert!(absence.is_away());
+        assert_eq!(absence.poll_timeout(), Some(at(60)));
+        screen(&mut absence, "gnome", Screen::Open, 30);
+        assert!(!absence.is_away());
+        assert_eq!(absence.poll_timeout(), None);
+    }
+
+    #[test]
+    fn a_logind_that_begins_anew_keeps_nobody_away_and_calls_off_no_minute() {
+        let mut absence = with_sessions(&["gnome"]);
+        let forgotten = || SeatEvent::Sessions(vec![("gnome".to_owned(), Screen::Open)]);
+        screen(&mut absence, "gnome", Screen::Locked, 0);
+        absence.handle_event(forgotten(), at(10));
+        assert!(!absence.is_away());
+        assert!(absence.handle_timeout(at(60)));
+        screen(&mut absence, "gnome", Screen::Locked, 100);
+        assert!(absence.handle_timeout(at(160)));
+        absence.handle_event(forgotten(), at(200));
+        assert!(!absence.is_away());
+        assert_eq!(absence.poll_timeout(), None);
     }
 
     #[test]

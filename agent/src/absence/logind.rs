@@ -92,6 +92,11 @@ impl Listener {
             let is_heard = match self.understood(&signal) {
                 Some(Heard::Event(event)) => events.send(event).await.is_ok(),
                 Some(Heard::SessionsChanged) => self.tell_sessions(events).await.map(|()| true)?,
+                // Whether it did so is the screen's own to say, by its hint: perhaps it has by now.
+                Some(Heard::ToldToLock(event)) => {
+                    let is_heard = events.send(event).await.is_ok();
+                    self.tell_sessions(events).await.map(|()| is_heard)?
+                }
                 None => true,
             };
             if !is_heard {
@@ -106,7 +111,7 @@ impl Listener {
         let path = header.path().map(ToString::to_string);
         let screen = |screen| path.clone().map(|path| Heard::Event(SeatEvent::Screen(path, screen)));
         match header.member()?.as_str() {
-            "Lock" => screen(Screen::Locked),
+            "Lock" => path.map(|path| Heard::ToldToLock(SeatEvent::ToldToLock(path))),
             "Unlock" => screen(Screen::Open),
             "PropertiesChanged" => {
                 let body = signal.body();
@@ -177,6 +182,7 @@ impl Listener {
 /// What a signal says.
 enum Heard {
     Event(SeatEvent),
+    ToldToLock(SeatEvent),
     SessionsChanged,
 }
 

@@ -245,6 +245,31 @@ async fn a_locked_screen_ends_taps_after_a_minute() {
     assert!(agent.is_quiet().await, "taps are forgotten once");
 }
 
+/// swaylock, i3lock and sessions without a screen say neither that they are locked nor that they are not.
+#[cfg(feature = "test-clock")]
+#[tokio::test]
+async fn a_screen_that_never_says_whether_it_is_locked_keeps_nobody_away() {
+    let machine = Machine::logged_in().await.with_bus().await;
+    let logind = Logind::start(machine.bus(), vec![LogindSession::own("c2")]).await;
+    let (mut person, mut agent) = machine.attach("never").await;
+    // A session that says what it does, so that the agent is known to have heard of it.
+    logind.lock("c2").await;
+    let last = until_locked(&mut agent, 1).await;
+    logind.unlock("c2").await;
+    until_unlocked(&mut agent, last + 1).await;
+    logind.tell_to_lock("c2").await;
+    agent.prompts(2000, 5432, 0).await;
+    assert!(agent.is_quiet().await, "the prompt stays");
+    machine.move_clock(&person, 30);
+    assert_eq!(machine.control.taps_forgotten(), 0);
+    machine.move_clock(&person, 61);
+    assert_eq!(agent.next().await, ToDaemon::ForgetGrants);
+    assert_eq!(agent.refused(2000).await, RefusalReason::TimedOut);
+    machine.control.forgets_taps(1).await;
+    person.sees("must be tapped for again").await;
+    until_unlocked(&mut agent, 2001).await;
+}
+
 #[cfg(feature = "test-clock")]
 #[tokio::test]
 async fn whoever_unlocks_within_the_minute_keeps_the_taps_and_a_wake_ends_them_all_the_same() {

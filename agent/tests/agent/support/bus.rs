@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -176,6 +178,9 @@ fn notice(call: &Message) -> Notified {
 /// systemd-logind with sessions of this user and of another one.
 pub(crate) struct Logind {
     connection: Connection,
+    sessions: Arc<Mutex<Vec<LogindSession>>>,
+    /// How often a screen was asked whether it is locked.
+    looked: Arc<AtomicUsize>,
     _calls: JoinSet<()>,
 }
 
@@ -204,11 +209,12 @@ impl Logind {
         let (connection, mut calls) = bus.service(LOGIND).await;
         let sessions = Arc::new(Mutex::new(sessions));
         let mut tasks = JoinSet::new();
-        let replies = connection.clone();
+        let looked = Arc::<AtomicUsize>::default();
+        let (replies, listed, looks) = (connection.clone(), sessions.clone(), looked.clone());
         tasks.spawn(async move {
             while let Some((call, method)) = next_call(&mut calls).await {
                 let header = call.header();
-                let sessions = sessions.lock().unwrap().clone();
+                let sessions = listed.lock().unwrap().clone();
                 match method.as_str() {
                     "ListSessions" => {
                         let row = |s: &LogindSession| (s.name, s.uid, "jerry", "seat0", path_of(s.name));
@@ -227,28 +233,51 @@ impl Logind {
                             other => panic!("no session has a property {other}"),
                         };
                         replies.reply(&header, &value).await.unwrap();
+                        looks.fetch_add(usize::from(property == "LockedHint"), Ordering::Relaxed);
                     }
                     other => panic!("logind has no method {other}"),
                 }
             }
         });
-        Self { connection, _calls: tasks }
+        Self { connection, sessions, looked, _calls: tasks }
     }
 
-    /// `loginctl lock-session`, or the desktop's own locker.
+    /// `loginctl lock-session`, and a desktop that obeys and says so.
     pub(crate) async fn lock(&self, name: &str) {
         self.signal(path_of(name), SESSION, "Lock", &()).await;
+        self.hint(name, true).await;
+    }
+
+    /// `loginctl lock-session`, and nobody says what came of it. Waits until the agent has heard of it, which then looks.
+    pub(crate) async fn tell_to_lock(&self, name: &str) {
+        let before = self.looked.load(Ordering::Relaxed);
+        self.signal(path_of(name), SESSION, "Lock", &()).await;
+        let heard = async {
+            while self.looked.load(Ordering::Relaxed) == before {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, heard).await.expect("the agent hears of it");
     }
 
     /// The screen is unlocked, as GNOME says it: the hint alone.
     pub(crate) async fn unlock_by_hint(&self, name: &str) {
-        let changed = HashMap::from([("LockedHint", Variant::from(false))]);
-        let body = (SESSION, changed, Vec::<String>::new());
-        self.signal(path_of(name), "org.freedesktop.DBus.Properties", "PropertiesChanged", &body).await;
+        self.hint(name, false).await;
     }
 
+    /// `loginctl unlock-session`, and a desktop that obeys and says so.
     pub(crate) async fn unlock(&self, name: &str) {
         self.signal(path_of(name), SESSION, "Unlock", &()).await;
+        self.hint(name, false).await;
+    }
+
+    async fn hint(&self, name: &str, is_locked: bool) {
+        for session in self.sessions.lock().unwrap().iter_mut().filter(|session| session.name == name) {
+            session.is_locked = is_locked;
+        }
+        let changed = HashMap::from([("LockedHint", Variant::from(is_locked))]);
+        let body = (SESSION, changed, Vec::<String>::new());
+        self.signal(path_of(name), "org.freedesktop.DBus.Properties", "PropertiesChanged", &body).await;
     }
 
     /// The machine goes to sleep and wakes up.
