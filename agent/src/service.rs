@@ -41,6 +41,7 @@ mod login;
 mod people;
 mod pins;
 mod prompting;
+mod reasons;
 mod server;
 mod tapping;
 mod wishes;
@@ -52,6 +53,7 @@ use leaving::Leaving;
 use login::LoginState;
 pub(crate) use people::Command;
 use prompting::OpenPrompt;
+use reasons::Reasons;
 pub(crate) use server::Server;
 use tapping::TapEvent;
 use work::Done;
@@ -114,6 +116,7 @@ pub(crate) struct Service {
     /// How to prove presence, if not as the login says.
     mode: Option<MfaMode>,
     refusals: Refusals,
+    reasons: Reasons,
     /// Whose sockets the last requests' were, for refusals that follow.
     programs: VecDeque<(u64, Program)>,
     status_wanted: Vec<(oneshot::Sender<StatusReport>, BootTime)>,
@@ -188,6 +191,7 @@ impl Service {
             taps: 0,
             mode,
             refusals: Refusals::default(),
+            reasons: Reasons::default(),
             programs: VecDeque::new(),
             status_wanted: Vec::new(),
             people: broadcast::channel(TELLS).0,

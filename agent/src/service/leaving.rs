@@ -9,6 +9,7 @@ use portlatch_protocol::refusal::RefusalReason;
 
 use super::Service;
 use super::access::{AWAY, Request, Stage, tell_more};
+use super::reasons::Reasons;
 use super::work::Done;
 use crate::absence::SeatEvent;
 use crate::broker::Broker;
@@ -116,6 +117,7 @@ impl Service {
     /// Forgets what the user before did and was refused.
     pub(super) fn forget_user(&mut self) {
         self.refusals = Refusals::default();
+        self.reasons = Reasons::default();
         self.programs.clear();
         self.broker = Broker::default();
         self.leaving = Leaving::default();

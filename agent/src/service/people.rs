@@ -10,6 +10,7 @@ use portlatch_protocol::names::Id;
 use portlatch_protocol::refusal::RefusalReason;
 use tokio::sync::{broadcast, oneshot};
 
+use super::access::AWAY;
 use super::attach::DaemonState;
 use super::wishes::CommandWish;
 use super::work::Done;
@@ -20,6 +21,7 @@ use crate::identify::{Program, owner_of_socket};
 use crate::local::{Say, Tell};
 use crate::login;
 use crate::notification::Desktop;
+use crate::safe_text::sentence;
 use crate::status::{GrantView, RefusalView, StatusReport, StatusView};
 
 /// How long the daemon has to say how things are.
@@ -154,7 +156,8 @@ impl Service {
             self.complaints.iter().map(|(trouble, text)| (*trouble, text.clone())).collect();
         troubles.sort();
         let pause = self.broker.is_paused().then(|| PAUSED.to_owned());
-        let troubles = troubles.into_iter().map(|(_, text)| text).chain(pause).collect();
+        let away = self.absence.is_away().then(|| sentence(&format!("{AWAY}.")));
+        let troubles = troubles.into_iter().map(|(_, text)| text).chain(pause).chain(away).collect();
         StatusReport { status: Box::new(self.status(grants)), troubles }
     }
 
@@ -199,7 +202,11 @@ impl Service {
             | RefusalReason::TargetRefused
             | RefusalReason::TargetUnreachable
             | RefusalReason::NoProxy
-            | RefusalReason::Limit => self.note(RefusalView::new(&refusal, program.clone()).line()),
+            | RefusalReason::Limit => {
+                if !self.reasons.have_told(&refusal, self.clock.boot_time()) {
+                    self.note(RefusalView::new(&refusal, program.clone()).line());
+                }
+            }
         }
         self.refusals.add(refusal, program);
     }

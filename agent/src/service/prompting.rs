@@ -8,7 +8,7 @@ use portlatch_protocol::refusal::RefusalReason;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::access::{Origin, Request, Stage, access_request, tell_more};
+use super::access::{AWAY, Origin, Request, Stage, access_request, tell_more};
 use super::login::over;
 use super::pins::PinWanted;
 use super::tapping::{TapEnd, TapEvent, Tapping};
@@ -337,6 +337,9 @@ impl Service {
             Waiting::Yes => "",
         };
         match (ending, &self.outcome) {
+            (Ending::Refused(RefusalReason::TimedOut), _) if self.absence.is_away() => {
+                format!("Not granted: {what}: {AWAY}")
+            }
             (Ending::Refused(reason), _) => format!("Not granted: {what}: {}", reason.advice()),
             (Ending::Granted, Some(CeremonyOutcome::Granted(grant))) => {
                 format!("Granted: {what} for {} min{retry}", grant.expires_in / 60)

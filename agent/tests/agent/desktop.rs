@@ -29,7 +29,7 @@ async fn a_prompt_is_a_notification_and_can_be_denied_there() {
 async fn a_program_is_blocked_on_the_desktop_and_let_go_in_a_terminal() {
     let machine = Machine::logged_in().await.with_bus().await;
     let mut desktop = Desktop::start(machine.bus(), ALL).await;
-    let (_person, mut agent) = machine.attach("never").await;
+    let (mut person, mut agent) = machine.attach("never").await;
     let miner = Program::start(&machine, "miner");
     agent.prompts(1, 5432, miner.inode()).await;
     let shown = desktop.notified().await;
@@ -38,6 +38,8 @@ async fn a_program_is_blocked_on_the_desktop_and_let_go_in_a_terminal() {
     assert_eq!(agent.refused(1).await, RefusalReason::Denied);
     agent.wants(2, 22, miner.inode()).await;
     assert_eq!(agent.refused(2).await, RefusalReason::Denied);
+    let why = format!("Refused: billing-db.corp.internal:22 for miner, pid {}: you blocked", miner.pid());
+    person.sees(&why).await;
     let mut watch = machine.start(&["watch"]);
     watch.sees("miner is blocked (lift 2)").await;
     watch.types("lift 2").await;
@@ -229,6 +231,14 @@ async fn a_locked_screen_ends_taps_after_a_minute() {
     assert_eq!(agent.refused(1).await, RefusalReason::TimedOut);
     person.sees("Not granted: billing-db").await;
     let last = until_locked(&mut agent, 2).await;
+    person.sees("Refused: billing-db.corp.internal:7000: your screen is locked").await;
+    let status = tokio::select! {
+        status = machine.run(&["status"]) => status,
+        () = agent.idle() => unreachable!(),
+    };
+    assert!(
+        String::from_utf8_lossy(&status.stdout).contains("Your screen is locked, so that nobody can tap")
+    );
     let tap = machine.run(&["tap", "billing-db:5432"]).await;
     assert_eq!(tap.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&tap.stderr).contains("your screen is locked"));

@@ -16,6 +16,7 @@ mod leaving;
 mod mfa;
 mod prompts;
 mod rdp;
+mod reasons;
 mod secrets;
 mod support;
 mod terminal;

@@ -57,7 +57,8 @@ impl Service {
         }
     }
 
-    /// Ends a request without one. The daemon tells of the refusals themselves.
+    /// Ends a request without one. The daemon tells of the refusals themselves, in a word; of what is not in a word, people
+    /// hear here.
     pub(in crate::service) fn refuse(
         &mut self,
         id: RequestId,
@@ -66,8 +67,13 @@ impl Service {
     ) {
         let Some(request) = self.requests.remove(&id) else { return };
         tracing::debug!(%reason, ?message, "refused");
-        match request.origin {
-            Origin::Daemon => self.send(ToDaemon::Refused(id.0, reason)),
+        match &request.origin {
+            Origin::Daemon => {
+                if let Some(message) = &message {
+                    self.tell_reason(&request, reason, message);
+                }
+                self.send(ToDaemon::Refused(id.0, reason));
+            }
             Origin::Command(tells) => {
                 let _ = tells.try_send(failed(reason, message));
             }
