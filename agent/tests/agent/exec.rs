@@ -46,8 +46,8 @@ async fn one_tap_runs_a_command_for_each_resource() {
     }
     agent.tunnel_for_command().await;
     let prompt = exec.sees("Tap your security key").await;
-    assert!(prompt.contains("Tap your security key: portlatch exec sh -c "), "{prompt}");
-    assert!(prompt.contains("on 3 resources: billing-db, db-0, db-1 - "), "{prompt}");
+    assert!(prompt.contains("Tap your security key: portlatch exec sh, pid "), "{prompt}");
+    assert!(prompt.contains(" on 3 resources: billing-db, db-0, db-1 - "), "{prompt}");
     exec.sees("Press Enter").await;
     exec.types("").await;
     exec.sees("Summary: 3 of 3 succeeded.").await;
@@ -215,6 +215,52 @@ async fn for_programs_there_is_json_and_nothing_else_on_standard_output() {
     for line in ["billing-db: one", "billing-db: two", "db-0: two", "Tap your security key"] {
         assert!(told.contains(line), "{told}");
     }
+}
+
+/// As `ssh` does with ControlPersist, and `sh -c 'x &'`.
+#[tokio::test]
+async fn what_a_command_leaves_behind_with_its_output_is_not_waited_for() {
+    let (machine, _person, mut agent, _) = machine(1, "auto").await;
+    let left = machine.directory.path().join("pid");
+    let script = format!("echo one; sleep 60 & echo $! >{}; printf two >&2", left.display());
+    let more = ["5432", "--yes", "--json", "--", "sh", "-c", &script];
+    let exec = machine.start(&[&CHOICE[..], &more].concat());
+    agent.tunnel_for_command().await;
+    let output = exec.ends().await;
+    let left = std::fs::read_to_string(left).unwrap().trim().parse().unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(left).unwrap(), Signal::KILL).unwrap();
+    assert!(output.status.success());
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    for line in ["billing-db: one", "billing-db: two"] {
+        assert!(told.contains(line), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn where_the_first_resource_s_proxy_is_down_the_others_are_reached() {
+    let (machine, _person, mut agent, logs) = machine(3, "auto").await;
+    let exec = machine.start(&arguments(&logs, &["--yes"], &["true"]));
+    for down in ["db/billing-db", "db/db-0"] {
+        let ToDaemon::TunnelWanted(request, resource) = agent.next().await else {
+            panic!("no tunnel wanted")
+        };
+        assert_eq!(resource.to_string(), down);
+        agent.send(ToAgent::Cancel(request, RefusalReason::NoProxy)).await;
+    }
+    agent.tunnel_for_command().await;
+    assert!(exec.ends().await.status.success());
+    let exec = machine.start(&arguments(&logs, &["--yes"], &["true"]));
+    for _ in 0..3 {
+        let ToDaemon::TunnelWanted(request, _) = agent.next().await else { panic!("no tunnel wanted") };
+        agent.send(ToAgent::Cancel(request, RefusalReason::NoProxy)).await;
+    }
+    let output = exec.ends().await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        complaint(&output).contains("no proxy of this resource can be reached"),
+        "{}",
+        complaint(&output)
+    );
 }
 
 #[tokio::test]

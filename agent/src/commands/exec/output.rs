@@ -6,9 +6,11 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader};
 use tokio::process::{Child, Command};
+use tokio_util::sync::CancellationToken;
 
 use super::summary::Summary;
 use crate::failure::Failure;
@@ -20,6 +22,9 @@ const LONGEST_PIECE: u64 = 64 * 1024;
 /// What databases say is not everybody's business.
 const OWNER_ONLY_FILE: u32 = 0o600;
 const OWNER_ONLY_DIRECTORY: u32 = 0o700;
+/// How long more is waited for of a command that has ended: what it left behind has its output open, and may be silent for
+/// ever (`ssh` with ControlPersist, `sh -c 'x &'`).
+pub(super) const LINGER: Duration = Duration::from_secs(1);
 /// The summary's file.
 const SUMMARY: &str = "summary.json";
 
@@ -96,8 +101,13 @@ impl Sink {
         Ok(())
     }
 
-    /// Hands the person what the command writes, until it writes no more.
-    pub(super) fn copy<'n>(&self, child: &mut Child, name: &'n str) -> impl Future<Output = ()> + use<'n> {
+    /// Hands the person what the command writes, until it writes no more; once it has ended, until nothing more comes.
+    pub(super) fn copy<'n>(
+        &self,
+        child: &mut Child,
+        name: &'n str,
+        has_ended: CancellationToken,
+    ) -> impl Future<Output = ()> + use<'n> {
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let stream = match self {
             Self::File { .. } => None,
@@ -105,7 +115,10 @@ impl Sink {
         };
         async move {
             if let Some(stream) = stream {
-                tokio::join!(copy_lines(stdout, name, stream), copy_lines(stderr, name, Stream::Err));
+                tokio::join!(
+                    copy_lines(stdout, name, stream, &has_ended),
+                    copy_lines(stderr, name, Stream::Err, &has_ended)
+                );
             }
         }
     }
@@ -126,13 +139,27 @@ impl Sink {
     }
 }
 
-async fn copy_lines(from: Option<impl AsyncRead + Unpin>, name: &str, stream: Stream) {
+async fn copy_lines(
+    from: Option<impl AsyncRead + Unpin>,
+    name: &str,
+    stream: Stream,
+    has_ended: &CancellationToken,
+) {
     let Some(from) = from else { return };
-    let (mut from, mut line) = (BufReader::new(from), Vec::new());
-    loop {
+    let (mut from, mut line, mut is_over) = (BufReader::new(from), Vec::new(), false);
+    while !is_over {
         line.clear();
-        let read = (&mut from).take(LONGEST_PIECE).read_until(b'\n', &mut line).await;
-        if !matches!(read, Ok(1..)) {
+        let mut piece = (&mut from).take(LONGEST_PIECE);
+        let quiet = async {
+            has_ended.cancelled().await;
+            tokio::time::sleep(LINGER).await;
+        };
+        is_over = tokio::select! {
+            read = piece.read_until(b'\n', &mut line) => !matches!(read, Ok(1..)),
+            () = quiet => true,
+        };
+        // Half a line is there when no more of it comes.
+        if line.is_empty() {
             return;
         }
         if line.last() != Some(&b'\n') {
