@@ -13,6 +13,7 @@ pub use self::commands::{
 use self::values::{Selected, Selection};
 use crate::admin::{AdminAnswer, AdminRequest, IssuedToken, MAX_LINE, SourceFile};
 use crate::documents::DocumentKind;
+use crate::keys::Keys;
 
 mod audit;
 mod client;
@@ -45,7 +46,10 @@ pub enum CliError {
         port: u16,
     },
     /// Nobody listens.
-    #[error("is portlatch-proxy running? there is no socket at {}", path.display())]
+    #[error(
+        "portlatch-proxy does not run here, nobody listens at {}: start it, or say with --dir where its directory is",
+        path.display()
+    )]
     NotRunning {
         /// Where it was looked for.
         path: PathBuf,
@@ -65,13 +69,19 @@ pub enum CliError {
     #[error("portlatch-proxy answered something unknown: are both of the same version?")]
     BadAnswer,
     /// The connection broke.
-    #[error("the connection to portlatch-proxy broke: {0}")]
+    #[error("the connection to portlatch-proxy broke: {}", plain(.0))]
     Connection(#[source] io::Error),
     /// More than one command may say.
     #[error("these documents take more than {} MiB: apply them in parts", MAX_LINE / 1024 / 1024)]
     TooMuch,
+    /// It has never run there.
+    #[error("there is no audit at {}: say with --dir where the proxy's directory is", path.display())]
+    NoAudit {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
     /// A file could not be read.
-    #[error("{}: {source}", path.display())]
+    #[error("{} cannot be read: {}", path.display(), plain(source))]
     Read {
         /// Which.
         path: PathBuf,
@@ -79,7 +89,7 @@ pub enum CliError {
         source: io::Error,
     },
     /// The result could not be written.
-    #[error("the result could not be written: {0}")]
+    #[error("the result could not be written: {}", plain(.0))]
     Write(#[from] io::Error),
 }
 
@@ -94,10 +104,16 @@ impl CliError {
             | Self::BadAnswer
             | Self::Connection(_)
             | Self::TooMuch
+            | Self::NoAudit { .. }
             | Self::Read { .. }
             | Self::Write(_) => 1,
         }
     }
+}
+
+/// What the system said, without its number, which tells people nothing.
+fn plain(error: &io::Error) -> String {
+    error.to_string().split(" (os error ").next().unwrap_or_default().to_owned()
 }
 
 /// Does what the administrator said, for the proxy in `dir`. Blocks.
@@ -124,7 +140,7 @@ fn execute(command: AdminCommand, dir: &Path, streams: &mut Streams<'_>) -> Resu
             let request = AdminRequest::Delete { kind: kind.as_str().to_owned(), name };
             show_done(client.ask(&request)?, streams)
         }
-        AdminCommand::Users(command) => users(&client, command, streams),
+        AdminCommand::Users(command) => users(&client, command, dir, streams),
         AdminCommand::Tokens(TokensCommand::Add { proxy, json }) => {
             let token = ask_token(&client, &AdminRequest::AddToken { proxy })?;
             Ok(if json {
@@ -158,7 +174,12 @@ fn execute(command: AdminCommand, dir: &Path, streams: &mut Streams<'_>) -> Resu
     }
 }
 
-fn users(client: &Client, command: UsersCommand, streams: &mut Streams<'_>) -> Result<(), CliError> {
+fn users(
+    client: &Client,
+    command: UsersCommand,
+    dir: &Path,
+    streams: &mut Streams<'_>,
+) -> Result<(), CliError> {
     let (request, json) = match command {
         UsersCommand::Add { name, roles, json } => (AdminRequest::AddUser { name, roles }, json),
         UsersCommand::Reset { name, json } => (AdminRequest::ResetUser { name }, json),
@@ -167,7 +188,7 @@ fn users(client: &Client, command: UsersCommand, streams: &mut Streams<'_>) -> R
     Ok(if json {
         show::json(streams.out, &show::user_json(&token))
     } else {
-        show::enrolment(streams.out, &token)
+        show::enrolment(streams.out, &token, Keys::public_pin(dir))
     }?)
 }
 
@@ -205,6 +226,7 @@ fn get(client: &Client, what: Selection, output: Format, streams: &mut Streams<'
     let answer = client.ask(&AdminRequest::Get { kind: kind.as_str().to_owned(), name })?;
     let AdminAnswer::Documents { documents } = answer else { return Err(unexpected(answer)) };
     match output {
+        Format::Text if documents.is_empty() => writeln!(streams.err, "there is no {kind}")?,
         Format::Text => show::table(streams.out, kind, &documents)?,
         Format::Yaml => show::yaml(streams.out, &documents)?,
         // One that was named is that one; several are a list, even of none.

@@ -131,7 +131,7 @@ fn template(public_host: &PublicAddress) -> String {
 # it later makes every enrolled key useless.
 public_host = "{public_host}"
 
-# Where this process listens, on UDP (QUIC) and TCP (pages, API, and tunnels where UDP is blocked).
+# Where this process listens, on UDP (tunnels) and TCP (pages and API).
 # listen = "0.0.0.0:{port}"
 
 # This proxy's name, and its labels: it dials the resources whose `proxies` labels match them.
@@ -143,7 +143,7 @@ public_host = "{public_host}"
 # durability = "os"
 
 # A certificate for the web pages that browsers trust; both files are read again when they change. Without it the
-# pages have the cluster's own. Agents and proxies trust the cluster's CA in any case.
+# pages have the cluster's own, and browsers use no security key there. Agents trust the cluster's CA in any case.
 # [https_keypair]
 # cert = "/etc/ssl/portlatch/fullchain.pem"
 # key = "/etc/ssl/portlatch/privkey.pem"

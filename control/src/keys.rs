@@ -176,6 +176,11 @@ impl Keys {
         PublicCa::read(&der)
     }
 
+    /// What users and their machines pin of the cluster in `dir`. None if there is none.
+    pub(crate) fn public_pin(dir: &Path) -> Option<CaPin> {
+        file::read_secret(&dir.join(DIRECTORY).join(CA_FILE)).ok().map(|der| CaPin::of(&der))
+    }
+
     /// The cluster that the CA was made for; for ever, since certificates and security keys are bound to it.
     pub fn cluster(&self) -> Option<Hostname> {
         authority::cluster_of(&self.ca_der)

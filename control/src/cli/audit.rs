@@ -93,6 +93,7 @@ fn existing(dir: &Path) -> Result<PathBuf, CliError> {
     let folder = dir.join(FOLDER);
     match std::fs::read_dir(&folder) {
         Ok(_) => Ok(folder),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(CliError::NoAudit { path: folder }),
         Err(source) => Err(cannot_read(folder, source)),
     }
 }

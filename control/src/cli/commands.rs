@@ -19,21 +19,24 @@ pub enum AdminCommand {
     },
     /// Show documents
     Get {
-        /// KIND or KIND/NAME
+        /// All documents of a kind, or one: role, or role/access-prod
         #[arg(value_name = "KIND[/NAME]")]
         what: Selection,
-        /// How
-        #[arg(short, long, value_enum, default_value_t = Format::Text)]
+        /// The form of what is shown
+        #[arg(short, long, value_enum, value_name = "FORM", default_value_t = Format::Text)]
         output: Format,
     },
     /// Remove a document
     Delete {
-        /// KIND/NAME
+        /// The document, as role/access-prod
         #[arg(value_name = "KIND/NAME")]
         what: Selected,
     },
     /// Make users and enrolment tokens
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "`get user` lists users, `delete user/NAME` removes one; roles are changed by applying the user's document."
+    )]
     Users(UsersCommand),
     /// Make tokens for proxies that join
     #[command(subcommand)]
@@ -51,16 +54,18 @@ pub enum AdminCommand {
     Why {
         /// The user's name
         user: UserName,
-        /// KIND/NAME
+        /// The resource, as db/billing-db
         #[arg(value_name = "KIND/NAME")]
         resource: ResourceId,
         /// The port
+        #[arg(value_parser = clap::value_parser!(u16).range(1..))]
         port: u16,
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
     /// Say no at once to a user, device, login, resource or proxy
+    #[command(after_help = "`get lock` lists locks, `delete lock/NAME` lifts one.")]
     Lock(LockArguments),
     /// Read the audit, or look for changes in it
     #[command(subcommand)]
@@ -74,7 +79,7 @@ pub enum Format {
     Text,
     /// As one writes them
     Yaml,
-    /// A list of them
+    /// For programs
     Json,
 }
 
@@ -105,10 +110,10 @@ pub enum UsersCommand {
 /// `tokens`.
 #[derive(Debug, Subcommand)]
 pub enum TokensCommand {
-    /// Make a token with which a proxy joins, once
+    /// Make a token with which a proxy joins, once; for later versions, this one has no proxies that join
     Add {
         /// The proxy's name
-        #[arg(long)]
+        #[arg(long, value_name = "NAME")]
         proxy: ProxyName,
         /// Print JSON
         #[arg(long)]
@@ -132,10 +137,10 @@ pub struct LockArguments {
     #[command(flatten)]
     target: LockTargetArguments,
     /// For how long, as 30m or 12h; until it is deleted if not given
-    #[arg(long)]
+    #[arg(long, value_name = "TIME")]
     ttl: Option<Ttl>,
     /// For those who meet it
-    #[arg(long)]
+    #[arg(long, value_name = "TEXT")]
     message: Option<String>,
 }
 
@@ -143,19 +148,19 @@ pub struct LockArguments {
 #[group(required = true, multiple = false)]
 struct LockTargetArguments {
     /// A user
-    #[arg(long)]
+    #[arg(long, value_name = "NAME")]
     user: Option<UserName>,
-    /// A device, of any user
-    #[arg(long)]
+    /// A machine that users log in from, whoever does
+    #[arg(long, value_name = "NAME")]
     device: Option<DeviceName>,
-    /// A login
-    #[arg(long)]
+    /// A login, as `sessions --json` and the audit name it
+    #[arg(long, value_name = "ID")]
     login: Option<Id>,
-    /// A resource, as KIND/NAME
-    #[arg(long)]
+    /// A resource
+    #[arg(long, value_name = "KIND/NAME")]
     resource: Option<ResourceId>,
     /// A proxy
-    #[arg(long)]
+    #[arg(long, value_name = "NAME")]
     proxy: Option<ProxyName>,
 }
 

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 
 use portlatch_protocol::api::ceremony::Explanation;
 use portlatch_protocol::ports::PortRange;
+use portlatch_protocol::tls::CaPin;
 use serde_json::{Value as Json, json};
 
 use super::DocumentKind;
@@ -50,18 +51,31 @@ pub(super) fn proxy_json(token: &IssuedToken) -> Json {
     json!({ "proxy": token.name, "token": token.token, "link": token.link, "expires": token.expires })
 }
 
-/// A user's enrolment token.
-pub(super) fn enrolment(out: &mut dyn Write, token: &IssuedToken) -> io::Result<()> {
-    writeln!(out, "{} can enrol once, until {}:", token.name, token.expires)?;
-    if let Some(link) = &token.link {
+/// A user's enrolment token, and what the user types with it.
+pub(super) fn enrolment(out: &mut dyn Write, token: &IssuedToken, pin: Option<CaPin>) -> io::Result<()> {
+    let IssuedToken { name, token, link, expires } = token;
+    writeln!(out, "{name} can enrol once, until {expires}:")?;
+    if let Some(link) = link {
         writeln!(out, "  link   {link}")?;
     }
-    writeln!(out, "  token  {}", token.token)
+    writeln!(out, "  token  {token}")?;
+    let cluster = link.as_ref().and_then(|link| link.split_once("/enrol#"));
+    match (cluster, pin) {
+        (Some((cluster, _)), Some(pin)) => {
+            writeln!(out, "In a terminal instead of a browser:")?;
+            writeln!(out, "  portlatch login --proxy {cluster} --user {name} --enrol {token} --ca-pin {pin}")
+        }
+        (Some(_) | None, _) => Ok(()),
+    }
 }
 
 /// A proxy's join token.
 pub(super) fn join(out: &mut dyn Write, token: &IssuedToken) -> io::Result<()> {
-    writeln!(out, "{} can join once, until {}:", token.name, token.expires)?;
+    let IssuedToken { name, expires, .. } = token;
+    writeln!(
+        out,
+        "{name} can join once, until {expires} (proxies of this version cannot: it is for later ones):"
+    )?;
     writeln!(out, "  token  {}", token.token)
 }
 

@@ -142,7 +142,11 @@ fn documents_are_applied_shown_and_deleted() {
     let none: Json = serde_json::from_str(&site.type_in(&["get", "lock", "-o", "json"]).expect()).unwrap();
     assert_eq!(none, json!([]));
     site.type_in(&["delete", "db/billing-db"]).expect();
-    assert!(!site.type_in(&["get", "db"]).expect().contains("billing"));
+    let none = site.type_in(&["get", "db"]);
+    assert_eq!((none.out.as_str(), none.err.as_str()), ("", "there is no db\n"));
+    let nothing = site.write("nothing.yaml", "# not yet\n");
+    let error = site.type_in(&["apply", "-f", &nothing]).result.unwrap_err();
+    assert_eq!(error.to_string(), "there is no document in it: nothing was changed");
 }
 
 #[test]
@@ -170,6 +174,13 @@ fn users_get_a_token_and_a_link() {
     let reset = site.type_in(&["users", "reset", "jerry"]).expect();
     assert!(reset.starts_with("jerry can enrol once, until ") && reset.contains("  token  "), "{reset}");
     assert!(!reset.contains(added["token"].as_str().unwrap()), "a reset makes another token");
+    let login = reset.lines().last().unwrap();
+    let pin = Keys::open(&site.dir()).unwrap().ca_pin().to_string();
+    let host = "https://proxy.example.com:8443";
+    assert!(login.starts_with(&format!("  portlatch login --proxy {host} --user jerry --enrol ")), "{login}");
+    assert!(login.ends_with(&format!(" --ca-pin {pin}")), "{login}");
+    let held = site.type_in(&["delete", "role/dev"]).result.unwrap_err();
+    assert_eq!(held.to_string(), "user/jerry has the role dev: take it away first");
     let unknown = site.type_in(&["users", "add", "kim", "--roles", "prod"]).result.unwrap_err();
     assert!(unknown.to_string().contains("prod"), "{unknown}");
     let token: Json =
@@ -181,7 +192,9 @@ fn users_get_a_token_and_a_link() {
 #[test]
 fn locks_and_sessions_are_reached() {
     let site = Site::start();
-    site.type_in(&["lock", "--user", "jerry", "--ttl", "1h", "--message", "laptop stolen"]).expect();
+    let locked = site.type_in(&["lock", "--user", "jerry", "--ttl", "1h", "--message", "laptop stolen"]);
+    assert_eq!(locked.err, "warning: lock/user-jerry: what it locks does not exist (yet)\n");
+    locked.expect();
     let locks = site.type_in(&["get", "locks"]).expect();
     assert!(locks.contains("user jerry") && locks.contains("laptop stolen"), "{locks}");
     let sessions = site.type_in(&["sessions"]).expect();
@@ -263,12 +276,23 @@ fn change_a_record(folder: &Path) {
 fn a_stopped_proxy_is_named_as_such() {
     let dir = tempfile::tempdir().unwrap();
     let error = typed(dir.path(), &["sessions"]).result.unwrap_err();
-    assert!(error.to_string().starts_with("is portlatch-proxy running? there is no socket at "), "{error}");
+    assert!(
+        error.to_string().starts_with("portlatch-proxy does not run here, nobody listens at "),
+        "{error}"
+    );
     assert_eq!(error.exit_code(), 1);
     drop(UnixListener::bind(dir.path().join("admin.sock")).unwrap());
     let left_behind = typed(dir.path(), &["sessions"]).result.unwrap_err();
     assert!(matches!(left_behind, CliError::NotRunning { .. }), "{left_behind}");
-    assert!(typed(dir.path(), &["audit", "verify"]).result.is_err());
+    for command in ["verify", "tail"] {
+        let error = typed(dir.path(), &["audit", command]).result.unwrap_err();
+        assert!(
+            error.to_string().ends_with("/audit: say with --dir where the proxy's directory is"),
+            "{error}"
+        );
+    }
+    let missing = typed(dir.path(), &["apply", "-f", "/nonexistent.yaml"]).result.unwrap_err();
+    assert_eq!(missing.to_string(), "/nonexistent.yaml cannot be read: No such file or directory");
 }
 
 #[test]

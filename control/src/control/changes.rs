@@ -85,6 +85,9 @@ impl Control {
     pub async fn apply(&self, files: &[SourceFile], actor: &str) -> Result<Changed, ChangeError> {
         let (files, context) = (files.to_vec(), self.parse_context());
         let parsed = aside(move || parse_all(&files, &context)).await??;
+        if parsed.documents.is_empty() {
+            return Err(ChangeError::fault("there is no document in it: nothing was changed"));
+        }
         let _turn = self.turn().await?;
         let mut changed = self.put(parsed.documents, actor).await?;
         let warnings = parsed.warnings.iter().map(ToString::to_string);
@@ -102,6 +105,9 @@ impl Control {
         let mut documents = self.read_all().await?;
         if documents.remove(&(kind, name.to_owned())).is_none() {
             return Err(ChangeError::fault(format!("there is no {kind}/{name}")));
+        }
+        if kind == DocumentKind::Role {
+            check_nobody_has(name, documents.values())?;
         }
         let rest: Vec<Document> = documents.into_values().collect();
         let context = self.parse_context();
@@ -314,6 +320,25 @@ impl Control {
             self.audit.note(Event { reason: Some("not_done".to_owned()), ..event.clone() }).await;
         }
     }
+}
+
+/// A role goes when nobody has it any more.
+fn check_nobody_has<'d>(
+    role: &str,
+    documents: impl Iterator<Item = &'d Document>,
+) -> Result<(), ChangeError> {
+    let has_it = |user: &&UserDocument| user.roles.iter().any(|own| own.as_str() == role);
+    let users = documents.filter_map(|document| match document {
+        Document::User(user) => Some(user),
+        Document::AuthPreference(_)
+        | Document::Vnet(_)
+        | Document::Role(_)
+        | Document::Resource(_)
+        | Document::Lock(_) => None,
+    });
+    let advice = |user: &UserDocument| format!("user/{} has the role {role}: take it away first", user.name);
+    let held: Vec<String> = users.filter(has_it).map(advice).collect();
+    if held.is_empty() { Ok(()) } else { Err(ChangeError::Faults(held)) }
 }
 
 /// Work that takes a large site's documents some time: not on the executor.

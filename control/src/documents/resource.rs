@@ -127,12 +127,12 @@ const REFUSALS: [(&str, RefusalStyle); 2] =
 /// The protocols in which a program can be told why it was refused.
 const SPEAKING: [&str; 4] = ["postgres", "mysql", "ssh", "http"];
 
-const SPEC: Shape = Shape {
+pub(super) const SPEC: Shape = Shape {
     path: "spec",
     known: &["public_addr", "protocol", "uri", "tcp_ports", "proxies", "mfa", "allow_local_target"],
     foreign: &[],
 };
-const MFA: Shape =
+pub(super) const MFA: Shape =
     Shape { path: "spec.mfa", known: &["user_verification", "hold", "scope", "refusal"], foreign: &[] };
 
 /// Reads a resource.

@@ -141,7 +141,7 @@ macro_rules! inner_names {
 const SPEC: Shape = Shape { path: "spec", known: &["options", "allow", "deny"], foreign: &[] };
 const ALLOW: Shape = Shape { path: "spec.allow", known: &RULE_FIELDS, foreign: inner_names!(Tolerance::Any) };
 const DENY: Shape = Shape { path: "spec.deny", known: &RULE_FIELDS, foreign: inner_names!(Tolerance::Empty) };
-const OPTIONS: Shape = Shape {
+pub(super) const OPTIONS: Shape = Shape {
     path: "spec.options",
     known: &[
         "require_session_mfa",

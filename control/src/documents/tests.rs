@@ -12,6 +12,7 @@ use super::*;
 
 mod anything;
 mod faults;
+mod handbook;
 
 fn context() -> ParseContext {
     ParseContext { public_host: "proxy.example.com".parse().unwrap() }

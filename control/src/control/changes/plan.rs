@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use portlatch_audit::{Event, EventKind};
 
-use crate::documents::fault::Fault;
+use crate::documents::fault::{Fault, Warning};
 use crate::documents::{Document, DocumentKind, ParseContext, check_set};
 use crate::store::documents::StoredDocument;
 
@@ -46,11 +46,13 @@ impl Plan {
         }
         // What is written twice stays twice, for the check to find.
         new.iter().for_each(|document| drop(documents.remove(&key(document))));
+        let own: Vec<String> = new.iter().map(|document| format!("{document}: ")).collect();
         let all: Vec<Document> = documents.into_values().chain(new).collect();
-        // What was in force already was warned of when it came.
-        let warnings = check_set(&all, context)?;
-        let warnings =
-            warnings.iter().filter(|warning| warning.place.is_some()).map(ToString::to_string).collect();
+        // What was in force already was warned of when it came. What a command made has no place, either.
+        let is_new = |warning: &&Warning| {
+            warning.place.is_some() || own.iter().any(|own| warning.message.starts_with(own))
+        };
+        let warnings = check_set(&all, context)?.iter().filter(is_new).map(ToString::to_string).collect();
         Ok(Self { all, stored: to_store, lines, events, warnings })
     }
 }
