@@ -1,10 +1,11 @@
 //! Requests: from the daemon, whose programs wait, and from commands (`portlatch tap`, `exec`, `mfa`), which are
 //! beforehand. How they end is in `ending`.
 
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use portlatch_clock::BootTime;
-use portlatch_protocol::api::ceremony::CeremonyOutcome;
+use portlatch_protocol::api::ceremony::{CeremonyOutcome, ExecTarget};
 use portlatch_protocol::api::{AccessAnswer, AccessRequest};
 use portlatch_protocol::attach::{AccessWanted, ToDaemon};
 use portlatch_protocol::names::ResourceId;
@@ -77,12 +78,12 @@ pub(super) enum Origin {
 }
 
 /// How far it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Stage {
     /// Control decides.
     Asked,
-    /// The daemon sees to a tunnel, at most until then.
-    Tunnel(BootTime),
+    /// The daemon sees to a tunnel, at most until then; if there is none, to one for the next of these.
+    Tunnel(BootTime, VecDeque<ResourceId>),
     /// The broker has it, since this many taps.
     Prompt(u64),
 }
@@ -103,7 +104,7 @@ impl Request {
 
     const fn give_up_at(&self) -> Option<BootTime> {
         match self.stage {
-            Stage::Tunnel(until) => Some(until),
+            Stage::Tunnel(until, _) => Some(until),
             Stage::Asked | Stage::Prompt(_) => None,
         }
     }
@@ -141,10 +142,7 @@ impl Service {
         match subject {
             Subject::Port { resource, port } => self.ask(id, resource, port, 0),
             // Control decides when the ceremony begins; the tunnel is for the grants that follow.
-            Subject::Exec(targets) => match targets.into_iter().next() {
-                Some(first) => self.want_tunnel(id, first.resource),
-                None => self.refuse(id, RefusalReason::UnknownPort, None),
-            },
+            Subject::Exec(targets) => self.want_tunnel(id, self.tunnels_to_try(&targets)),
             Subject::Devices(_) => self.enter_broker(id),
         }
     }
@@ -197,7 +195,7 @@ impl Service {
             Ok(AccessAnswer::TapNeeded { .. }) => {
                 if let Subject::Port { resource, .. } = &request.subject {
                     let resource = resource.clone();
-                    self.want_tunnel(id, resource);
+                    self.want_tunnel(id, VecDeque::from([resource]));
                 }
             }
             Err(error) => {
@@ -217,9 +215,12 @@ impl Service {
     }
 
     /// Nobody is bothered before a proxy of the resource is up, nor while the user wants no prompts.
-    fn want_tunnel(&mut self, id: RequestId, resource: ResourceId) {
+    fn want_tunnel(&mut self, id: RequestId, mut resources: VecDeque<ResourceId>) {
         let now = self.clock.boot_time();
         let Some(request) = self.requests.get(&id) else { return };
+        let Some(resource) = resources.pop_front() else {
+            return self.refuse(id, RefusalReason::UnknownPort, None);
+        };
         if let Some(objection) = self.broker.objection(&request.wish(), now) {
             return self.refuse(id, objection.reason(), Some(objection.advice()));
         }
@@ -230,8 +231,38 @@ impl Service {
             Origin::Daemon => ToDaemon::TapNeeded(id.0),
             Origin::Command(_) => ToDaemon::TunnelWanted(id.0, resource),
         };
-        self.set_stage(id, Stage::Tunnel(now + TUNNEL_TIME));
+        self.set_stage(id, Stage::Tunnel(now + TUNNEL_TIME, resources));
         self.send(message);
+    }
+
+    /// A command's resources in the order in which a tunnel is looked for, until one has it: what another one lacks is told
+    /// by the command that runs on it. First those that bring another proxy into play.
+    fn tunnels_to_try(&self, targets: &[ExecTarget]) -> VecDeque<ResourceId> {
+        let mut tried = HashSet::new();
+        let known = |id: &ResourceId| {
+            self.catalogue
+                .iter()
+                .flat_map(|catalogue| &catalogue.resources)
+                .find(|resource| resource.id == *id)
+        };
+        let brings_another = |id: &ResourceId| {
+            let proxies = known(id).map(|resource| resource.proxies.as_slice()).unwrap_or_default();
+            // Each is looked at, so that each counts as tried.
+            proxies.iter().filter(|proxy| tried.insert(*proxy)).count() > 0
+        };
+        let resources = targets.iter().map(|target| target.resource.clone());
+        let (mut first, rest): (VecDeque<ResourceId>, VecDeque<ResourceId>) =
+            resources.partition(brings_another);
+        first.extend(rest);
+        first
+    }
+
+    /// Looks for a tunnel to the next of a command's resources, if there is one and time for it.
+    fn try_next_tunnel(&mut self, id: RequestId) -> Option<()> {
+        let Stage::Tunnel(until, others) = &mut self.requests.get_mut(&id)?.stage else { return None };
+        let next = others.pop_front().filter(|_| self.clock.boot_time() < *until)?;
+        self.send(ToDaemon::TunnelWanted(id.0, next));
+        Some(())
     }
 
     pub(super) fn handle_proceed(&mut self, request: u64) {
@@ -265,6 +296,9 @@ impl Service {
 
     pub(super) fn handle_cancel(&mut self, request: u64, reason: RefusalReason) {
         let id = RequestId(request);
+        if reason == RefusalReason::NoProxy && self.try_next_tunnel(id).is_some() {
+            return;
+        }
         // The daemon knows: only a command is still to be told.
         if let Some(Request { origin: Origin::Command(tells), .. }) = self.requests.remove(&id) {
             let _ = tells.try_send(failed(reason, None));

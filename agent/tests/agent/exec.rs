@@ -4,8 +4,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::support::daemon::Agent;
-use crate::support::{Machine, Person};
-use portlatch_protocol::attach::ToDaemon;
+use crate::support::{Machine, Person, complaint, text};
+use portlatch_protocol::attach::{ToAgent, ToDaemon};
+use portlatch_protocol::refusal::RefusalReason;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
