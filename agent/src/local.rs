@@ -61,7 +61,7 @@ pub(crate) enum Want {
     Exec {
         /// The ports.
         targets: Vec<ExecTarget>,
-        /// What is run, for the prompt.
+        /// The program that is run, for the prompt.
         command: String,
         /// The asking command's process.
         pid: u32,

@@ -115,7 +115,8 @@ async fn tap(
 ) -> Result<BootTime, Failure> {
     let want = Want::Exec {
         targets: targets.iter().map(Target::for_control).collect(),
-        command: shown(&options.command),
+        // No more than its name: arguments may hold passwords, and this is shown and recorded far from here.
+        command: shown(&options.command[..1]),
         pid: std::process::id(),
         mode: options.mfa_mode,
     };

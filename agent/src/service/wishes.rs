@@ -46,7 +46,7 @@ pub(crate) enum Purpose {
     Exec {
         /// The ports.
         targets: Vec<ExecTarget>,
-        /// What is run.
+        /// The program that is run.
         command: String,
     },
     /// A change of keys and apps.

@@ -284,20 +284,34 @@ async fn a_person_says_yes_at_the_terminal_and_a_command_does_not_get_it() {
     assert!(terminal.echoes());
 }
 
-/// C: ten kilobytes of argv with ANSI, bidi, newline and `<b>`: what a command says to its resource may be long; what it is
-/// called in a prompt is not.
+/// C: ten kilobytes of argv with ANSI, bidi, newline and `<b>`: what a command is called in a prompt is short, whatever it
+/// says to its resource; that may be a password, and goes nowhere.
 #[tokio::test]
-async fn a_command_of_ten_kilobytes_with_escapes_is_shown_short_and_safe() {
+async fn a_prompt_shows_the_program_short_and_safe_and_nothing_of_its_arguments() {
     let (machine, mut person, mut agent, _) = machine(1, "never").await;
-    let evil = format!("<b>\u{1b}[31m\u{202e}x\n{}", "y".repeat(10_000));
-    let exec = machine.start(&[&CHOICE[..], &["5432", "--yes", "--", "true", &evil]].concat());
+    let evil = format!("<b>\u{1b}[31m\u{202e}x\n{}", "y".repeat(200));
+    let program = machine.directory.path().join(&evil);
+    std::fs::write(&program, "").unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let secret = format!("--password=hunter2{}", "z".repeat(10_000));
+    let program = program.to_str().unwrap();
+    let exec = machine.start(&[&CHOICE[..], &["5432", "--yes", "--", program, &secret]].concat());
     agent.tunnel_for_command().await;
     let prompt = person.sees("Tap your security key").await;
     let command =
         prompt.trim_start_matches("Tap your security key: ").split(", pid").next().unwrap().to_owned();
     assert_eq!(command.chars().count(), 64, "{command:?}");
-    assert!(command.starts_with("portlatch exec true <b>xyyy"), "{command:?}");
-    drop(exec);
+    assert!(command.starts_with("portlatch exec /"), "{command:?}");
+    assert!(!command.contains(|c: char| c.is_control() || c == '\u{202e}'), "{command:?}");
+    let status = tokio::select! {
+        status = machine.status() => status,
+        () = agent.idle() => unreachable!(),
+    };
+    assert!(!status.to_string().contains("hunter2"), "{status}");
+    assert_eq!(status["prompts"][0]["program"], json!(command));
+    person.types("d").await;
+    assert_eq!(exec.ends().await.status.code(), Some(3));
+    assert!(!text(&person.ends_now().await.stdout).contains("hunter2"));
 }
 
 #[cfg(feature = "test-clock")]
