@@ -88,7 +88,8 @@ impl Job<'_> {
         command.args(self.command[1..].iter().map(|argument| filled(argument, &values)));
         command.envs([("PORTLATCH_HOST", &host), ("PORTLATCH_PORT", &port), ("PORTLATCH_NAME", name)]);
         if self.speaks("postgres", &["psql"]) {
-            command.env("PGHOST", &host).env("PGPORT", &port);
+            // An address beats the name, and would be another server's.
+            command.env("PGHOST", &host).env("PGPORT", &port).env_remove("PGHOSTADDR");
         }
         if self.speaks("mysql", &["mysql", "mariadb"]) {
             command.env("MYSQL_HOST", &host).env("MYSQL_TCP_PORT", &port);
@@ -239,6 +240,24 @@ mod tests {
         assert_eq!(fill("host={host} port={port}"), "host={port} port=5432");
         assert_eq!(fill("{name}{name}.sql"), "billing-dbbilling-db.sql");
         assert_eq!(fill("{nam}{} {host"), "{nam}{} {host");
+    }
+
+    #[test]
+    fn an_address_from_elsewhere_does_not_beat_the_resource_s_name() {
+        let command = ["psql".into()];
+        let outputs = Outputs::new(None, crate::terminal::Stream::Out).unwrap();
+        let target = Target {
+            id: "db/billing-db".parse().unwrap(),
+            name: "billing-db".to_owned(),
+            host: "billing-db.corp.internal".parse().unwrap(),
+            port: 5432,
+            protocol: None,
+        };
+        let command = Job { command: &command, target, outputs: &outputs }.command();
+        let set: Vec<_> = command.as_std().get_envs().collect();
+        let is = |name: &str, value: Option<&str>| set.contains(&(OsStr::new(name), value.map(OsStr::new)));
+        assert!(is("PGHOSTADDR", None), "{set:?}");
+        assert!(is("PGHOST", Some("billing-db.corp.internal")), "{set:?}");
     }
 
     #[test]
