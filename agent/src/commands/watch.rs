@@ -15,12 +15,20 @@ use crate::terminal::{self, Keyboard, Typed};
 pub(super) const HELP: &str = "Tap your security key when asked. Or type, each with Enter: a code where one is taken; d to deny; \
      b to deny and block the program; l to list rests and blocks; lift N; resume.";
 
+/// A terminal of another encoding.
+const NOT_UTF8: &str =
+    "What you typed is not UTF-8, so that nothing was done with it: set your terminal to UTF-8.";
+
 /// What `line` means while this prompt is open.
 ///
 /// # Errors
 /// What is to be told to whoever typed it.
 pub(super) fn said(line: &str, open: Option<&Prompt>) -> Result<Say, &'static str> {
     let nothing = "No prompt is open.";
+    if line.contains(char::REPLACEMENT_CHARACTER) {
+        // As a PIN it would be a wrong one, and cost a try.
+        return Err(NOT_UTF8);
+    }
     let prompt = || open.map(|prompt| prompt.view.id).ok_or(nothing);
     let (word, rest) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
     if let Some(prompt) = open.filter(|prompt| prompt.means == Means::Pin && line.trim().len() > 1) {
@@ -148,6 +156,13 @@ mod tests {
         }
         assert_eq!(said("d", Some(&open)), Ok(Say::Deny { id: 3 }));
         assert_eq!(said("b", Some(&open)), Ok(Say::Block { id: 3 }));
+    }
+
+    #[test]
+    fn a_pin_that_was_not_understood_costs_no_try() {
+        assert_eq!(said("gr\u{fffd}\u{fffd}e", Some(&prompt(Means::Pin))), Err(NOT_UTF8));
+        let pin = Pin::new(Zeroizing::new("Größe".to_owned()));
+        assert_eq!(said("Größe", Some(&prompt(Means::Pin))), Ok(Say::Pin { id: 3, pin }));
     }
 
     #[test]

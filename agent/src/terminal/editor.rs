@@ -5,6 +5,8 @@ use zeroize::Zeroizing;
 
 /// Longest line: commands and codes are far shorter.
 const MAX_TYPED: usize = 64;
+/// Most bytes of a character in UTF-8.
+const MAX_WIDTH: usize = 4;
 /// What stands for a character that is not shown.
 const MASK: char = '•';
 
@@ -27,6 +29,8 @@ pub(crate) enum Edit {
 #[derive(Default)]
 pub(crate) struct LineEditor {
     typed: Zeroizing<String>,
+    /// The bytes so far of a character that has several.
+    begun: Zeroizing<Vec<u8>>,
     sequence: Sequence,
 }
 
@@ -51,6 +55,13 @@ impl LineEditor {
         if self.passes_over(byte) {
             return None;
         }
+        if !byte.is_ascii() {
+            return self.handle_wide(byte);
+        }
+        if !self.begun.is_empty() {
+            self.begun.clear();
+            self.push(char::REPLACEMENT_CHARACTER);
+        }
         match byte {
             b'\r' | b'\n' => return Some(Edit::Line(std::mem::take(&mut self.typed))),
             BACKSPACE | DELETE => drop(self.typed.pop()),
@@ -59,15 +70,42 @@ impl LineEditor {
                 let kept = self.typed.trim_end().rfind(' ').map_or(0, |space| space + 1);
                 self.typed.truncate(kept);
             }
-            // The room is made once: a string that grows leaves copies behind.
-            b' '..=b'~' if self.typed.len() < MAX_TYPED => {
-                if self.typed.capacity() < MAX_TYPED {
-                    self.typed = Zeroizing::new(String::with_capacity(MAX_TYPED));
-                }
-                self.typed.push(char::from(byte));
-            }
+            b' '..=b'~' => return self.push(char::from(byte)),
             _ => return None,
         }
+        Some(Edit::Changed)
+    }
+
+    /// A byte of a character that has several (UTF-8). What is none leaves a mark: a PIN that lacks a letter is a wrong one.
+    fn handle_wide(&mut self, byte: u8) -> Option<Edit> {
+        let is_first = byte & 0xc0 != 0x80;
+        let before = match is_first && !self.begun.is_empty() {
+            true => self.push(char::REPLACEMENT_CHARACTER),
+            false => None,
+        };
+        if is_first {
+            self.begun = Zeroizing::new(Vec::with_capacity(MAX_WIDTH));
+        }
+        self.begun.push(byte);
+        let whole = match std::str::from_utf8(&self.begun) {
+            Ok(text) => text.chars().next(),
+            Err(error) if error.error_len().is_none() => return before,
+            Err(_) => Some(char::REPLACEMENT_CHARACTER),
+        };
+        self.begun.clear();
+        whole.filter(|c| !c.is_control()).and_then(|c| self.push(c)).or(before)
+    }
+
+    /// One more character, while there is room.
+    fn push(&mut self, c: char) -> Option<Edit> {
+        if self.typed.len() + c.len_utf8() > MAX_TYPED {
+            return None;
+        }
+        // The room is made once: a string that grows leaves copies behind.
+        if self.typed.capacity() < MAX_TYPED {
+            self.typed = Zeroizing::new(String::with_capacity(MAX_TYPED));
+        }
+        self.typed.push(c);
         Some(Edit::Changed)
     }
 
@@ -129,11 +167,28 @@ mod tests {
 
     #[test]
     fn arrows_and_other_keys_leave_nothing_behind() {
-        assert_eq!(typed(b"\x1b[A\x1b[1;5CdO\x1bOP\x01\xc3\xa4\r").0, ["dO"]);
+        assert_eq!(typed(b"\x1b[A\x1b[1;5CdO\x1bOP\x01\xc2\x9b\r").0, ["dO"]);
+    }
+
+    #[test]
+    fn letters_beyond_ascii_are_typed_and_taken_back_whole() {
+        assert_eq!(typed("Größe-日本😀\r".as_bytes()).0, ["Größe-日本😀"]);
+        assert_eq!(typed("pö\x7fi日\x7fn\r".as_bytes()).0, ["pin"]);
+        assert_eq!(typed("ä 日\x17b\r".as_bytes()).0, ["ä b"]);
+    }
+
+    #[test]
+    fn bytes_that_are_no_characters_leave_a_mark_each() {
+        // As a terminal of another encoding sends them (ISO 8859-1).
+        assert_eq!(typed(b"gr\xf6\xdfe\r").0, ["gr\u{fffd}\u{fffd}e"]);
+        assert_eq!(typed(b"\xe6\x97\r").0, ["\u{fffd}"]);
+        assert_eq!(typed(b"\x80\xff\r").0, ["\u{fffd}\u{fffd}"]);
     }
 
     #[test]
     fn a_line_without_end_does_not_grow() {
         assert_eq!(typed(&[b'x'; 10_000]).1.len(), MAX_TYPED);
+        assert_eq!(typed("ä".repeat(10_000).as_bytes()).1.len(), MAX_TYPED);
+        assert_eq!(typed(&[b'\x80'; 10_000]).1.chars().count(), MAX_TYPED / 3);
     }
 }
