@@ -13,6 +13,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use futures_util::future::BoxFuture;
 use webauthn_rs_proto::{
@@ -98,6 +99,17 @@ impl UsbKeys {
     }
 }
 
+/// Whoever was called off has a moment to tell its key: a process that ends takes the threads along, and a key that heard
+/// nothing blinks on.
+impl Drop for UsbKeys {
+    fn drop(&mut self) {
+        let until = Instant::now() + self.0.patience.farewell;
+        while self.0.is_any_busy() && Instant::now() < until {
+            std::thread::sleep(self.0.patience.glance);
+        }
+    }
+}
+
 impl SecurityKey for UsbKeys {
     fn enrol(
         &self,
@@ -120,6 +132,10 @@ impl Machine {
     /// Takes a key for one thread; says whether it was free.
     fn take(&self, key: &KeyId) -> bool {
         self.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone())
+    }
+
+    fn is_any_busy(&self) -> bool {
+        !self.busy.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     fn give_back(&self, key: &KeyId) {

@@ -20,6 +20,8 @@ pub(super) struct Patience {
     pub(super) person: Duration,
     /// How long a key that was told to stop has to say so.
     pub(super) stop: Duration,
+    /// How long the keys that were called off have before the process ends: until each was told, and has said so.
+    pub(super) farewell: Duration,
     /// How often a waiting thread looks whether it is called off: nobody notices a twentieth of a second.
     pub(super) glance: Duration,
     /// Pause before a key that another program uses is tried again.
@@ -35,6 +37,7 @@ pub(super) const PATIENCE: Patience = Patience {
     machine: Duration::from_secs(10),
     person: Duration::from_secs(90),
     stop: Duration::from_millis(500),
+    farewell: Duration::from_millis(700),
     glance: Duration::from_millis(50),
     busy: Duration::from_millis(500),
 };

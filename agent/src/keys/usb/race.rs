@@ -5,7 +5,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
@@ -72,7 +72,7 @@ struct Asking {
     answer: oneshot::Sender<Result<Pin, NoPin>>,
 }
 
-/// Keys that are there at the first look were not put in just now, unless they say so.
+/// Keys that are there at the first look were not put in just now, unless they say so or cannot say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Look {
     First,
@@ -147,10 +147,10 @@ impl<A: Send + 'static> Race<A> {
         self.chosen.take_if(|chosen| !is_there(chosen));
         self.asking.take_if(|asking| !is_there(&asking.key));
         for Found { key, age } in present {
+            // What has come since the first look is new, whatever its age says: that is counted by a clock that may be set.
             let settled_in = match (age, look) {
-                (Some(age), _) => settle.saturating_sub(age),
-                (None, Look::First) => Duration::ZERO,
-                (None, Look::Later) => settle,
+                (Some(age), Look::First) => settle.saturating_sub(age),
+                (None, Look::First) | (_, Look::Later) => settle,
             };
             self.keys.entry(key).or_insert_with(|| Entrant::waiting(now + settled_in));
         }

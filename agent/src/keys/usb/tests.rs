@@ -4,6 +4,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use p256::ecdsa::signature::Verifier as _;
@@ -40,6 +41,7 @@ const HASTE: Patience = Patience {
     machine: Duration::from_secs(3),
     person: Duration::from_secs(10),
     stop: Duration::from_millis(500),
+    farewell: SOON,
     glance: Duration::from_millis(5),
     busy: Duration::from_millis(30),
 };
@@ -48,6 +50,8 @@ const HASTE: Patience = Patience {
 #[derive(Default)]
 struct Desk {
     keys: Mutex<Vec<Plugged>>,
+    /// Whether keys cannot say how long they have been in; if they can, they say: for an hour, however short it is.
+    is_ageless: AtomicBool,
     locked: Mutex<HashSet<usize>>,
 }
 
@@ -60,10 +64,11 @@ impl std::fmt::Debug for Desk {
 impl Bus for Desk {
     fn list(&self) -> io::Result<Vec<Found>> {
         let keys = self.keys.lock().unwrap();
+        let age = (!self.is_ageless.load(Ordering::Relaxed)).then_some(Duration::from_secs(3600));
         let plugged = keys.iter().enumerate().filter(|(_, key)| key.is_plugged());
         let found = plugged.map(|(number, key)| {
             let times = key.record().iter().filter(|seen| seen.event == Event::Plugged).count();
-            Found { key: KeyId { device: format!("key{number}"), instance: times.to_string() }, age: None }
+            Found { key: KeyId { device: format!("key{number}"), instance: times.to_string() }, age }
         });
         Ok(found.collect())
     }

@@ -58,6 +58,19 @@ async fn a_key_that_was_just_put_in_signs_nothing_by_itself() {
     assert_eq!(tap.cancelled().await.unwrap_err(), KeyError::Cancelled);
 }
 
+#[tokio::test]
+async fn a_key_that_cannot_say_how_long_it_has_been_in_is_taken_for_a_new_one() {
+    let key = Plugged::new(Settings::default());
+    let scene = Scene::with([&key]);
+    let enrolled = scene.enrolled(&key).await;
+    scene.desk.is_ageless.store(true, Ordering::Relaxed);
+    let began = Instant::now();
+    let tap = scene.tap(&enrolled.ids());
+    let asked = sees(&key, enrolled.seen, Event::Blinks).await;
+    assert!(key.record()[asked].at - began >= HASTE.settle);
+    assert_eq!(tap.cancelled().await.unwrap_err(), KeyError::Cancelled);
+}
+
 // D: touch never
 #[tokio::test]
 async fn a_key_whose_own_time_is_over_is_asked_again_for_the_same() {
@@ -105,6 +118,20 @@ async fn a_use_that_nobody_waits_for_any_more_stops_the_blinking() {
     sees(&key, enrolled.seen, Event::Blinks).await;
     tap.result.abort();
     sees(&key, enrolled.seen, Event::Cancelled).await;
+}
+
+/// As when the agent ends, or a login is interrupted: the process takes its threads along.
+#[tokio::test]
+async fn whoever_lets_go_of_the_keys_waits_until_none_blinks() {
+    let key = Plugged::new(Settings::default());
+    let scene = Scene::with([&key]);
+    let enrolled = scene.enrolled(&key).await;
+    let tap = scene.tap(&enrolled.ids());
+    sees(&key, enrolled.seen, Event::Blinks).await;
+    tap.result.abort();
+    assert!(tap.result.await.unwrap_err().is_cancelled());
+    drop(scene);
+    assert!(!key.is_blinking());
 }
 
 #[tokio::test]
