@@ -266,6 +266,7 @@ impl Service {
 
     fn handle_tick(&mut self) {
         self.handle_login_files();
+        self.take_up_lapsed_login();
         self.drop_deserted();
         self.ticks += 1;
         // Without a login whatever is refused is news, and asks for one.

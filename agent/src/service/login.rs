@@ -31,6 +31,8 @@ pub(super) struct LoginState {
     pub(super) attach_after: Option<BootTime>,
     /// How often in a row another agent of this user stood in the way.
     pub(super) taken: u32,
+    /// The clock alone ended it, and clocks are set.
+    lapsed: Option<LoginFile>,
     /// Whose login was the last one.
     last: Option<(Hostname, UserName)>,
     stamp: Option<Stamp>,
@@ -55,22 +57,36 @@ impl Service {
         if self.login.has_looked && stamp == self.login.stamp {
             return;
         }
-        let is_first_look = !std::mem::replace(&mut self.login.has_looked, true);
         self.login.stamp = stamp;
+        match std::mem::replace(&mut self.login.has_looked, true) {
+            false => self.read_login("Nobody is logged in: run `portlatch login`."),
+            true => self.read_login("Logged out: run `portlatch login` to log in again."),
+        }
+    }
+
+    /// A clock that was ahead is right again: the login that it ended is not over.
+    pub(super) fn take_up_lapsed_login(&mut self) {
+        let now = self.clock.time_of_day();
+        if self.login.lapsed.as_ref().is_some_and(|file| file.time_left(now).is_some()) {
+            self.read_login("Logged out: run `portlatch login` to log in again.");
+        }
+    }
+
+    fn read_login(&mut self, without: &str) {
         let login = login::read(&self.files);
         self.settle(Trouble::Files);
         self.detach();
-        self.login.attach_after = None;
+        (self.login.attach_after, self.login.lapsed) = (None, None);
         match login {
             Ok(Some(login)) => self.begin_login(&login),
-            Ok(None) if is_first_look => self.note("Nobody is logged in: run `portlatch login`."),
-            Ok(None) => self.note("Logged out: run `portlatch login` to log in again."),
+            Ok(None) => self.note(without),
             Err(error) => self.complain(Trouble::Files, format!("{error}.")),
         }
     }
 
     fn begin_login(&mut self, login: &login::Login) {
         if login.file.time_left(self.clock.time_of_day()).is_none() {
+            self.login.lapsed = Some(login.file.clone());
             return self.note("Your login has ended: run `portlatch login`.");
         }
         let control = match Control::for_login(login, &self.clock) {
@@ -120,9 +136,10 @@ impl Service {
 
     pub(super) fn end_expired_login(&mut self) {
         let now = self.clock.time_of_day();
-        if self.login.active.as_ref().is_some_and(|active| active.file.time_left(now).is_none()) {
-            self.end_login("Your login has ended: run `portlatch login`.");
-        }
+        let active = self.login.active.as_ref().map(|active| &active.file);
+        let Some(lapsed) = active.filter(|file| file.time_left(now).is_none()).cloned() else { return };
+        self.end_login("Your login has ended: run `portlatch login`.");
+        self.login.lapsed = Some(lapsed);
     }
 
     fn poll_catalogue(&mut self, pause: Duration) {

@@ -175,6 +175,25 @@ async fn an_agent_that_is_killed_stands_in_nobody_s_way() {
     agent.granted(1).await;
 }
 
+/// As after a battery ran empty, until the network says what time it is.
+#[cfg(feature = "test-clock")]
+#[tokio::test]
+async fn a_clock_that_was_ahead_ends_no_login_for_good() {
+    let machine = Machine::logged_in().await;
+    let (mut person, mut agent) = machine.attach("enter").await;
+    machine.move_clock(&person, 12 * 3600 + 1);
+    assert_eq!(agent.next().await, ToDaemon::Detach);
+    person.sees("Your login has ended: run `portlatch login`.").await;
+    let mut agent = machine.daemon.accept().await;
+    machine.move_clock(&person, 0);
+    agent.attach(&machine.control).await;
+    person.sees("Logged in to localhost as jerry.").await;
+    agent.prompts(1, 5432, 0).await;
+    person.sees("Press Enter").await;
+    person.types("").await;
+    agent.granted(1).await;
+}
+
 /// An expired login asks for a new one at the next connection, and nothing hangs.
 #[cfg(feature = "test-clock")]
 #[tokio::test]
