@@ -103,6 +103,23 @@ impl KeyNotice {
         };
         text.to_owned()
     }
+
+    /// For the person at a prompt, which a page can answer as well: a passkey may be all that is enrolled.
+    pub(crate) fn text_at_prompt(&self) -> String {
+        let text = self.text();
+        match self {
+            Self::PlugIn | Self::WrongKey => format!(
+                "{}, or run `portlatch login --mfa-mode browser` to approve in your browser.",
+                text.trim_end_matches('.')
+            ),
+            Self::WrongKeyTouched
+            | Self::UnknownFinger
+            | Self::TouchNow
+            | Self::InUse
+            | Self::Trouble(_)
+            | Self::PressEnter => text,
+        }
+    }
 }
 
 /// Why there is no answer of a key.

@@ -137,6 +137,7 @@ mod tests {
     use super::super::prompting::OpenPrompt;
     use super::super::{Parts, Terminal};
     use super::*;
+    use crate::broker::{Subject, Wish};
     use crate::files::Files;
     use crate::keys::pin_entry::PinAfter;
     use crate::keys::{Attempt, KeyError, SecurityKey};
@@ -236,6 +237,24 @@ mod tests {
         service.handle_pin_wanted(ID, question(8), reply);
         assert_eq!(answer.try_recv().unwrap(), Err(NoPin::Nobody));
         assert_eq!(shown(&service), Some(Means::KeyOrCode));
+    }
+
+    /// The daemon's request whose prompt is open, for the broker as well.
+    fn with_request(service: &mut Service) {
+        let subject = Subject::Port { resource: "db/billing-db".parse().unwrap(), port: 5432 };
+        let wish = Wish { subject, program: None };
+        service.broker.handle_request(ID, wish, service.clock.boot_time());
+        assert!(service.broker.poll_command().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_key_that_nobody_knows_to_plug_in_is_not_waited_for() {
+        for (terminal, goes_on) in [(Terminal::Seen, true), (Terminal::Unseen, false)] {
+            let (mut service, _told) = with_open_prompt(terminal);
+            with_request(&mut service);
+            service.handle_tap_event(NUMBER, TapEvent::NoKey);
+            assert_eq!(service.prompt.is_some(), goes_on, "{terminal:?}");
+        }
     }
 
     #[tokio::test]

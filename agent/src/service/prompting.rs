@@ -154,6 +154,8 @@ impl Service {
                 self.show_prompt();
             }
             TapEvent::Pin(question, reply) => self.handle_pin_wanted(id, question, reply),
+            TapEvent::NoKey if self.can_be_seen(id) => {}
+            TapEvent::NoKey => self.give_up_unseen(id),
             TapEvent::Notice(text) => {
                 self.drop_withdrawn_pin();
                 let Some(prompt) = self.prompt.as_mut() else { return };
@@ -163,18 +165,28 @@ impl Service {
         }
     }
 
-    /// A prompt that nobody can see is answered by chance alone; a code that nobody can enter never comes.
+    /// A prompt that nobody can see is answered by chance alone; a code that nobody can enter never comes, nor does a key
+    /// that nobody knows to plug in.
     fn see_to_eyes(&mut self, id: RequestId, means: Means) {
-        let asks = |request: &Request| matches!(request.origin, Origin::Command(_));
-        if self.eyes() > 0 || self.requests.get(&id).is_some_and(asks) {
+        if self.can_be_seen(id) {
             return self.settle(Trouble::Unseen);
         }
         tracing::warn!("a prompt is open that nobody can see");
         self.complain(Trouble::Unseen, "Nobody can see prompts: run `portlatch watch` in a terminal.");
         if means == Means::Code {
-            self.broker.handle_refused(id, RefusalReason::TimedOut, self.clock.boot_time());
-            self.obey_broker();
+            self.give_up_unseen(id);
         }
+    }
+
+    fn can_be_seen(&self, id: RequestId) -> bool {
+        let asks = |request: &Request| matches!(request.origin, Origin::Command(_));
+        self.eyes() > 0 || self.requests.get(&id).is_some_and(asks)
+    }
+
+    /// The program hears at once what it would hear in a minute.
+    fn give_up_unseen(&mut self, id: RequestId) {
+        self.broker.handle_refused(id, RefusalReason::TimedOut, self.clock.boot_time());
+        self.obey_broker();
     }
 
     /// What people should see of the open prompt.

@@ -22,7 +22,7 @@ use crate::ceremony::{ClientData, request_options};
 use crate::code::Code;
 use crate::control::{ApiError, SharedControl};
 use crate::keys::pin_entry::{self, PinQuestion};
-use crate::keys::{Attempt, Key, KeyError, NOTICES};
+use crate::keys::{Attempt, Key, KeyError, KeyNotice, NOTICES};
 use crate::mfa_mode::MfaMode;
 use crate::prompt::Means;
 use crate::safe_text::sentence;
@@ -58,6 +58,8 @@ pub(super) enum TapEvent {
     Challenged(Means),
     /// Something for the person.
     Notice(String),
+    /// A key is wanted, and none is plugged in.
+    NoKey,
     /// The key wants its PIN.
     Pin(PinQuestion, PinReply),
 }
@@ -251,19 +253,24 @@ impl Tapping {
             tokio::select! {
                 biased;
                 Some(notice) = noticed.recv() => {
-                    self.tell_trouble(notice.text(), last_trouble).await;
+                    let is_news = self.tell_trouble(notice.text_at_prompt(), last_trouble).await;
+                    if is_news && notice == KeyNotice::PlugIn {
+                        self.tell(TapEvent::NoKey).await;
+                    }
                 }
                 answered = &mut answer => return answered,
             }
         }
     }
 
-    /// Tells each trouble once, until it is another one.
-    async fn tell_trouble(&self, text: String, last: &mut Option<String>) {
-        if last.as_ref() != Some(&text) {
+    /// Tells each trouble once, until it is another one; whether it did.
+    async fn tell_trouble(&self, text: String, last: &mut Option<String>) -> bool {
+        let is_news = last.as_ref() != Some(&text);
+        if is_news {
             self.tell(TapEvent::Notice(text.clone())).await;
             *last = Some(text);
         }
+        is_news
     }
 
     async fn tell(&self, event: TapEvent) {
@@ -311,6 +318,10 @@ fn once_more(error: &ApiError, tries_left: u32) -> String {
         Some(ProblemCode::BadCode) => format!(
             "That code was not accepted, {tries} left: each works once, so wait for the next one if you used it already."
         ),
+        // Nobody did anything wrong: control began anew meanwhile, and knows nothing of what it had asked.
+        Some(ProblemCode::CeremonyEnded) => {
+            "The server does not know any more what it asked you: answer once more.".to_owned()
+        }
         Some(_) | None => "The tap was not accepted: tap once more.".to_owned(),
     }
 }
