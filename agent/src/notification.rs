@@ -88,7 +88,7 @@ impl Notifications {
             tokio::select! {
                 tell = told.recv() => match tell {
                     Ok(tell) => self.show(tell).await,
-                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Lagged(_)) => self.catch_up().await,
                     Err(RecvError::Closed) => break,
                 },
                 answer = answer => self.handle_answer(answer).await,
@@ -118,6 +118,15 @@ impl Notifications {
             | Tell::Changed { .. }
             | Tell::Done { .. }
             | Tell::Failed { .. } => {}
+        }
+    }
+
+    /// What was missed may have been the end of the prompt that is shown, or the beginning of another one.
+    async fn catch_up(&mut self) {
+        let shown = self.prompt.as_ref().map(|prompt| prompt.view.id);
+        let service = Handle { commands: self.commands.clone() };
+        for tell in service.catch_up(shown).await {
+            self.show(tell).await;
         }
     }
 

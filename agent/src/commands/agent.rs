@@ -64,7 +64,10 @@ async fn show(mut told: broadcast::Receiver<Tell>, handle: Handle) {
         let shown = tokio::select! {
             tell = told.recv() => match tell {
                 Ok(tell) => screen.show(tell),
-                Err(RecvError::Lagged(_)) => Ok(()),
+                Err(RecvError::Lagged(_)) => {
+                    let shown = screen.open().map(|prompt| prompt.view.id);
+                    handle.catch_up(shown).await.into_iter().try_for_each(|tell| screen.show(tell))
+                }
                 Err(RecvError::Closed) => return,
             },
             typed = keyboard.next() => match typed {

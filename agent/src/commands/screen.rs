@@ -89,6 +89,8 @@ impl Screen {
     /// # Errors
     /// If nobody reads the output any more.
     pub(super) fn tick(&mut self) -> io::Result<()> {
+        // Its end is told by whoever opened it; one that was not heard of does not stand there for ever.
+        self.open.take_if(|shown| shown.prompt.after(shown.since.elapsed().as_secs()).view.seconds_left == 0);
         if !self.stream.is_seen() {
             return Ok(());
         }
@@ -114,5 +116,32 @@ impl Drop for Screen {
     fn drop(&mut self) {
         // What was drawn in place is of no use to whatever comes after; a terminal that has gone shows nothing.
         let _ = self.stream.clear(&mut self.region);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prompt::{About, PromptView, Waiting};
+
+    #[test]
+    fn a_prompt_whose_time_is_over_is_none_that_can_be_answered() {
+        let view = PromptView {
+            id: 3,
+            resource: "billing-db".into(),
+            host: "billing-db.corp.internal".into(),
+            port: 5432,
+            program: None,
+            pid: None,
+            seconds_left: 60,
+        };
+        let prompt = Prompt { view, about: About::Port, waiting: Waiting::Yes, means: Means::Key };
+        let mut screen = Screen::default();
+        screen.show(Tell::Prompt { prompt }).unwrap();
+        screen.tick().unwrap();
+        assert_eq!(screen.open().map(|prompt| prompt.view.id), Some(3));
+        screen.open.as_mut().unwrap().since = Instant::now().checked_sub(Duration::from_secs(61)).unwrap();
+        screen.tick().unwrap();
+        assert_eq!(screen.open(), None);
     }
 }

@@ -14,7 +14,7 @@ use super::access::AWAY;
 use super::attach::DaemonState;
 use super::wishes::CommandWish;
 use super::work::Done;
-use super::{Service, Trouble};
+use super::{Handle, Service, Trouble};
 use crate::broker::Denial;
 use crate::control::ApiError;
 use crate::identify::{Program, owner_of_socket};
@@ -40,6 +40,8 @@ pub(crate) enum Command {
     Catalogue(oneshot::Sender<Option<Arc<Catalogue>>>),
     /// All that happens, and how things stand now.
     Watch(oneshot::Sender<(Vec<Tell>, broadcast::Receiver<Tell>)>),
+    /// The open prompt, for a front-end that has missed something.
+    OpenPrompt(oneshot::Sender<Vec<Tell>>),
     /// What a person says at a prompt.
     Say(Say),
     /// A ceremony beforehand.
@@ -50,6 +52,23 @@ pub(crate) enum Command {
     LoginChanged,
     /// End the login.
     Logout(oneshot::Sender<Tell>),
+}
+
+impl Handle {
+    /// What a front-end that has missed something is told, so that it shows what is so; this prompt it shows now.
+    pub(crate) async fn catch_up(&self, shown: Option<u64>) -> Vec<Tell> {
+        let (reply, answer) = oneshot::channel();
+        // A service that is gone has no prompts.
+        let open = match self.commands.send(Command::OpenPrompt(reply)).await {
+            Ok(()) => answer.await.unwrap_or_default(),
+            Err(_) => Vec::new(),
+        };
+        let is_open =
+            |id: u64| open.iter().any(|tell| matches!(tell, Tell::Prompt { prompt } if prompt.view.id == id));
+        let over = shown.filter(|id| !is_open(*id));
+        let closed = over.map(|id| Tell::Closed { id, text: "The prompt is over.".to_owned() });
+        closed.into_iter().chain(open).collect()
+    }
 }
 
 impl Service {
@@ -63,6 +82,9 @@ impl Service {
             Command::Watch(reply) => {
                 let _ = reply.send((self.how_things_stand(), self.people.subscribe()));
                 self.settle(Trouble::Unseen);
+            }
+            Command::OpenPrompt(reply) => {
+                let _ = reply.send(self.prompt_tells().collect());
             }
             Command::Say(say) => self.handle_say(say),
             Command::Desktop(desktop) => self.desktop = desktop,

@@ -197,15 +197,16 @@ async fn prove(
 
 async fn watch(reader: &mut LineReader, writer: &mut LineWriter, handle: &Handle) -> Result<(), LocalError> {
     let (standing, mut told) = ask(handle, Command::Watch).await?;
-    for tell in standing {
-        writer.send(&tell).await?;
-    }
+    let mut shown = None;
+    send_all(standing, &mut shown, writer).await?;
     loop {
         tokio::select! {
             tell = told.recv() => match tell {
-                Ok(tell) => writer.send(&tell).await?,
+                Ok(tell) => send_all(vec![tell], &mut shown, writer).await?,
                 Err(broadcast::error::RecvError::Lagged(missed)) => {
                     writer.send(&Tell::Note { text: format!("({missed} lines were missed)") }).await?;
+                    // The end of the prompt may have been among them, or the beginning of another one.
+                    send_all(handle.catch_up(shown).await, &mut shown, writer).await?;
                 }
                 Err(broadcast::error::RecvError::Closed) => return Ok(()),
             },
@@ -216,6 +217,30 @@ async fn watch(reader: &mut LineReader, writer: &mut LineWriter, handle: &Handle
             },
         }
     }
+}
+
+/// Sends these on, and keeps in mind which prompt is shown then.
+async fn send_all(
+    tells: Vec<Tell>,
+    shown: &mut Option<u64>,
+    writer: &mut LineWriter,
+) -> Result<(), LocalError> {
+    for tell in tells {
+        match &tell {
+            Tell::Prompt { prompt } => *shown = Some(prompt.view.id),
+            Tell::Closed { id, .. } => drop(shown.take_if(|shown| shown == id)),
+            Tell::Note { .. }
+            | Tell::SignIn { .. }
+            | Tell::Status { .. }
+            | Tell::Catalogue { .. }
+            | Tell::Tapped { .. }
+            | Tell::Changed { .. }
+            | Tell::Done { .. }
+            | Tell::Failed { .. } => {}
+        }
+        writer.send(&tell).await?;
+    }
+    Ok(())
 }
 
 async fn ask<T>(
@@ -233,7 +258,64 @@ async fn send(handle: &Handle, command: Command) -> Result<(), LocalError> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncBufReadExt as _, BufReader};
+
     use super::*;
+    use crate::prompt::{About, Means, Prompt, PromptView, Waiting};
+
+    fn prompt(id: u64) -> Tell {
+        let view = PromptView {
+            id,
+            resource: "billing-db".into(),
+            host: "billing-db.corp.internal".into(),
+            port: 5432,
+            program: None,
+            pid: None,
+            seconds_left: 58,
+        };
+        Tell::Prompt { prompt: Prompt { view, about: About::Port, waiting: Waiting::Yes, means: Means::Key } }
+    }
+
+    /// What a watching command sees that missed some of what was told, while these were shown and open; in short.
+    async fn caught_up(shown: u64, open: Option<u64>) -> Vec<String> {
+        let (commands, mut wanted) = mpsc::channel(8);
+        let (people, told) = broadcast::channel(2);
+        for _ in 0..5 {
+            people.send(Tell::Note { text: "a note".to_owned() }).unwrap();
+        }
+        let (command, agent) = UnixStream::pair().unwrap();
+        let service = async {
+            let Some(Command::Watch(reply)) = wanted.recv().await else { panic!("a watch") };
+            reply.send((vec![prompt(shown)], told)).unwrap();
+            let Some(Command::OpenPrompt(reply)) = wanted.recv().await else { panic!("a question") };
+            reply.send(open.map(prompt).into_iter().collect()).unwrap();
+            drop(people);
+        };
+        let watching = async {
+            let Line { mut reader, mut writer } = Line::from_command(agent);
+            watch(&mut reader, &mut writer, &Handle { commands }).await.unwrap();
+        };
+        tokio::join!(service, watching);
+        let (mut lines, mut seen) = (BufReader::new(command).lines(), Vec::new());
+        while let Some(line) = lines.next_line().await.unwrap() {
+            seen.push(match serde_json::from_str(&line).unwrap() {
+                Tell::Prompt { prompt } => format!("open {}", prompt.view.id),
+                Tell::Closed { id, .. } => format!("closed {id}"),
+                Tell::Note { text } => text,
+                other => panic!("{other:?}"),
+            });
+        }
+        seen
+    }
+
+    #[tokio::test]
+    async fn whoever_missed_something_sees_the_prompt_that_is_open_and_no_other() {
+        let missed = "(3 lines were missed)";
+        assert_eq!(caught_up(3, None).await, ["open 3", missed, "closed 3", "a note", "a note"]);
+        assert_eq!(caught_up(3, Some(3)).await, ["open 3", missed, "open 3", "a note", "a note"]);
+        let other = caught_up(3, Some(5)).await;
+        assert_eq!(other, ["open 3", missed, "closed 3", "open 5", "a note", "a note"]);
+    }
 
     #[tokio::test]
     async fn a_second_agent_is_told_the_first_one_s_pid() {
