@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use crate::local::{Say, Tell};
 use crate::prompt::Prompt;
-use crate::safe_text::safe_sentence;
-use crate::service::Command;
+use crate::safe_text::{safe_matter, safe_sentence};
+use crate::service::{Command, Handle};
 
 mod server;
 
@@ -138,7 +138,7 @@ impl Notifications {
     async fn show_prompt(&mut self) {
         self.look().await;
         let (Some(server), Some(prompt)) = (&self.server, &self.prompt) else { return };
-        let body = safe_sentence(&prompt.matter());
+        let body = safe_matter(&prompt.matter());
         // The countdown is not shown here: a notification that changes every second is none.
         let is_shown = |shown: &&Shown| shown.prompt == prompt.view.id;
         if self.open.as_ref().filter(is_shown).is_some_and(|shown| shown.body == body) {

@@ -1,10 +1,16 @@
 //! Text that others chose (programs, resources, servers), made fit for a terminal: no control characters, no escape
 //! sequences, nothing that turns the direction of the line around, and not longer than a line bears.
 
+use portlatch_protocol::api::ceremony::MAX_EXEC_RESOURCES;
+
 /// Longest text from elsewhere inside a line of ours (notes: "cap 64 chars").
 pub(crate) const MAX_SHOWN: usize = 64;
 /// Longest sentence of a server that is shown.
 pub(crate) const MAX_SENTENCE: usize = 512;
+/// Longest account of what a prompt is about: a command on as many resources as there may be, with the longest names.
+const MAX_MATTER: usize = MAX_SENTENCE + MAX_EXEC_RESOURCES * (LONGEST_NAME + 2);
+/// Of the protocol's names.
+const LONGEST_NAME: usize = 64;
 
 /// `text` for the inside of a line.
 pub(crate) fn safe(text: &str) -> String {
@@ -14,6 +20,11 @@ pub(crate) fn safe(text: &str) -> String {
 /// A server's sentence.
 pub(crate) fn safe_sentence(text: &str) -> String {
     cut(text, MAX_SENTENCE)
+}
+
+/// What a prompt is about: every resource of a command is named.
+pub(crate) fn safe_matter(text: &str) -> String {
+    cut(text, MAX_MATTER)
 }
 
 /// What the operating system said, without its number, which tells people nothing.
@@ -108,6 +119,14 @@ mod tests {
         assert_eq!(shown.chars().count(), MAX_SHOWN);
         assert!(shown.ends_with('…'));
         assert_eq!(safe(&"y".repeat(MAX_SHOWN)), "y".repeat(MAX_SHOWN));
+    }
+
+    #[test]
+    fn every_resource_of_a_command_is_named() {
+        let names = vec!["n".repeat(64); MAX_EXEC_RESOURCES].join(", ");
+        let matter = format!("{}, pid 4194304 on 64 resources: {names}", "p".repeat(MAX_SHOWN));
+        assert_eq!(safe_matter(&matter), matter);
+        assert!(safe_matter(&"x".repeat(100_000)).chars().count() <= MAX_MATTER);
     }
 
     #[test]
