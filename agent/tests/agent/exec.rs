@@ -92,11 +92,12 @@ async fn one_that_fails_makes_the_whole_fail_and_is_named() {
 
 #[tokio::test]
 async fn a_denied_tap_runs_nothing() {
-    let (machine, _person, mut agent, logs) = machine(2, "never").await;
+    let (machine, mut person, mut agent, logs) = machine(2, "never").await;
     let mut exec = machine.start(&arguments(&logs, &["--yes"], &["touch", "{name}"]));
     agent.tunnel_for_command().await;
     exec.sees("Tap your security key").await;
-    exec.types("d").await;
+    person.sees("Tap your security key").await;
+    person.types("d").await;
     assert_eq!(exec.ends().await.status.code(), Some(3));
     assert!(!logs.exists());
 }

@@ -106,6 +106,26 @@ async fn a_prompt_is_about_the_program_that_waits_and_not_about_the_one_that_gav
     assert_eq!(agent.refused(2).await, RefusalReason::Denied);
 }
 
+/// As in `while read host; do portlatch tap $host; done <hosts`: what comes next on the input is the loop's.
+#[tokio::test]
+async fn what_is_piped_to_a_command_is_no_answer_to_its_prompt() {
+    let (machine, mut person, mut agent) = Machine::attached("never").await;
+    person.sees("Attached").await;
+    let mut tap = machine.start(&["tap", "billing-db:5432"]);
+    agent.tunnel_for_command().await;
+    tap.sees("Tap your security key").await;
+    person.sees("Tap your security key").await;
+    tap.types("d").await;
+    assert!(agent.is_quiet().await);
+    let status = tokio::select! {
+        status = machine.status() => status,
+        () = agent.idle() => unreachable!(),
+    };
+    assert_eq!(status["prompts"][0]["resource"], "billing-db");
+    person.types("d").await;
+    assert_eq!(tap.ends().await.status.code(), Some(3));
+}
+
 /// C: after a denial the same program at the same resource is refused without a prompt.
 #[tokio::test]
 async fn a_denial_refuses_and_rests_the_resource() {

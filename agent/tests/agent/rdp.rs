@@ -39,14 +39,15 @@ async fn a_desktop_is_tapped_for_and_opened() {
 
 #[tokio::test]
 async fn a_denied_desktop_is_not_opened() {
-    let (machine, _person, mut agent) = Machine::attached("never").await;
+    let (machine, mut person, mut agent) = Machine::attached("never").await;
     machine.control.has_desktop("win-1");
     agent.catalogue().await;
     let bin = with_client(&machine, "xfreerdp3");
     let mut rdp = machine.start_with_path(&["rdp", "win-1"], &bin);
     agent.tunnel_for_command().await;
     rdp.sees("Tap your security key").await;
-    rdp.types("d").await;
+    person.sees("Tap your security key").await;
+    person.types("d").await;
     assert_eq!(rdp.ends().await.status.code(), Some(3));
     assert!(!bin.join("xfreerdp3.arguments").exists());
 }
