@@ -14,6 +14,12 @@ const GLANCE: Duration = Duration::from_millis(10);
 /// Sessions of one user that are looked at.
 const MAX_SESSIONS: usize = 16;
 
+const NO_ACCESS: &str = "no access to the security key at";
+/// Where the machine's own rules are.
+const RULES: &str = "/etc/udev/rules.d/70-portlatch-fido.rules";
+/// What opens keys to a group: the rule of `packaging/udev/`, which an installed machine does not have.
+const RULE: &str = r#"SUBSYSTEM=="hidraw", ENV{ID_SECURITY_TOKEN}=="1", GROUP="portlatch-fido", MODE="0660""#;
+
 /// How this user is logged in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Seat {
@@ -34,24 +40,25 @@ pub(super) fn why_no_access(device: &str) -> String {
 
 fn explained(device: &str, seat: Seat) -> String {
     let (why, what) = match seat {
-        Seat::Behind => (
-            "your seat is not active: another session is in front of the screen",
-            "switch back to yours and try again",
-        ),
+        Seat::Behind => {
+            let why = "your seat is not active: another session is in front of the screen";
+            return format!("{NO_ACCESS} {device}: {why}; switch back to yours and try again");
+        }
         Seat::Elsewhere => (
             "your seat is not active: you are logged in from elsewhere, and keys belong to who sits at the machine",
-            "log in at the machine itself, or have its administrator install packaging/udev/70-portlatch-fido.rules",
+            "log in at the machine itself, or",
         ),
         Seat::Active => (
             "your seat is active, but udev has not given the key to it",
-            "take it out and put it in again; if that does not help, have the administrator install packaging/udev/70-portlatch-fido.rules",
+            "take it out and put it in again; if that does not help,",
         ),
-        Seat::Unknown => (
-            "nobody here says who sits at the machine (there is no systemd-logind)",
-            "have the administrator install packaging/udev/70-portlatch-fido.rules",
-        ),
+        Seat::Unknown => {
+            ("nobody here says who sits at the machine (there is no systemd-logind)", "to use it,")
+        }
     };
-    format!("no access to the security key at {device}: {why}; {what}")
+    format!(
+        "{NO_ACCESS} {device}: {why}; {what} have the administrator put this into {RULES}: {RULE}, and you into the group portlatch-fido"
+    )
 }
 
 fn seat() -> Seat {
@@ -134,6 +141,14 @@ mod tests {
             let text = explained("/dev/hidraw3", seat);
             assert!(text.starts_with("no access to the security key at /dev/hidraw3: "), "{text}");
             assert!(text.contains("; "), "{text}");
+            assert_eq!(crate::safe_text::safe_sentence(&text), text, "it is shown whole");
         }
+    }
+
+    #[test]
+    fn the_rule_that_is_advised_is_the_one_of_the_packaging() {
+        let rules = include_str!("../../../../packaging/udev/70-portlatch-fido.rules");
+        let lines: Vec<&str> = rules.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(lines, [RULE]);
     }
 }
