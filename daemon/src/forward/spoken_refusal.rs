@@ -2,7 +2,8 @@
 //! the program shows it to the person who waits, where a reset would look like a crash.
 //!
 //! It is spoken only where a tap was asked for and did not come; what the policy forbids looks closed. A program that
-//! insists on TLS hears nothing of it, and gets the reset (mfa.md 5.2).
+//! insists on TLS hears none of it (mfa.md 5.2): it gets the reset, or where the protocol asks beforehand the answer that
+//! there is no TLS (PostgreSQL's `N`: psql with `sslmode=require` then says so and ends).
 
 use std::time::Duration;
 
