@@ -80,16 +80,33 @@ run_on() {
     exec "${COMMAND[@]}"
 }
 
+# The machines of users beside the first: user2 and so on, as many as the lab was made with.
+further_machines() {
+    local number last
+    last=$(<"$LAB/machines")
+    for ((number = 2; number <= last; number++)); do printf 'user%s\n' "$number"; done
+}
+
+# What a process is called on a user's machine: the first machine's have the plain names.
+name_on() {
+    if [[ $1 == user ]]; then printf '%s\n' "$2"; else printf '%s-%s\n' "$2" "$1"; fi
+}
+
 make_hosts() {
     local host
-    for host in user proxy company; do
+    local -a hosts
+    mapfile -t hosts < <(further_machines)
+    hosts+=(user proxy company)
+    for host in "${hosts[@]}"; do
+        mkdir -m 711 "$LAB/$host"
         start_process "host-$host" unshare --mount --net --ipc --uts --propagation private -- \
             "$LAB_FILES/host" "$host" "$LAB" "$LAB_FILES"
     done
-    for host in user proxy company; do
+    for host in "${hosts[@]}"; do
         wait_until 10 "host $host" test -e "$LAB/$host/ready"
     done
     wire_hosts
+    for host in $(further_machines); do wire_further "$host"; done
 }
 
 # The wires are made inside the hosts: the machine's own network never sees them.
@@ -97,7 +114,7 @@ wire_hosts() {
     local proxy
     proxy=$(<"$LAB/pid/host-proxy")
     if [[ -n $WIRE ]]; then
-        start_wire "$proxy"
+        start_wire user eth0
     else
         on_host user ip link add eth0 type veth peer name eth0 netns "$proxy"
     fi
@@ -131,13 +148,36 @@ wire_hosts() {
         nft add rule inet lab input ip daddr 10.0.0.98 drop'
 }
 
-# The wire between user and proxy as a program that takes orders at wire.orders (tests/src/wire/between.rs).
+# Another machine of a user's has a way of its own to the proxy, which ends there in an interface of the machine's name.
+wire_further() {
+    local host=$1 address=192.0.2.$((9 + ${1#user}))
+    if [[ -n $WIRE ]]; then
+        start_wire "$host" "$host"
+    else
+        on_host "$host" ip link add "$host" type veth peer name "$host" netns "$(<"$LAB/pid/host-proxy")"
+    fi
+    # shellcheck disable=SC2016 # the variables belong to the inner shells
+    on_host proxy sh -euc '
+        ip link set "$1" up
+        ip route add "$2" dev "$1" src 192.0.2.1' sh "$host" "$address"
+    # shellcheck disable=SC2016
+    on_host "$host" sh -euc '
+        sysctl -qw net.ipv4.ip_forward=0
+        ip address add "$2/24" dev "$1"
+        ip link set "$1" up
+        ip route add default via 192.0.2.1' sh "$host" "$address"
+}
+
+# The wire between a user's machine and the proxy as a program that takes orders at wire.orders, for another machine at
+# wire-HOST.orders (tests/src/wire/between.rs): start_wire HOST INTERFACE
 start_wire() {
-    ln -L "$WIRE" "$LAB/wire" 2>/dev/null || cp "$WIRE" "$LAB/wire"
-    start_on user wire root "$LAB/wire" --name eth0 --far "/proc/$1/ns/net" --orders "$LAB/wire.orders"
-    wait_until 10 "the wire" test -S "$LAB/wire.orders"
+    local name proxy
+    name=$(name_on "$1" wire) proxy=$(<"$LAB/pid/host-proxy")
+    [[ -e $LAB/wire ]] || ln -L "$WIRE" "$LAB/wire" 2>/dev/null || cp "$WIRE" "$LAB/wire"
+    start_on "$1" "$name" root "$LAB/wire" --name "$2" --far "/proc/$proxy/ns/net" --orders "$LAB/$name.orders"
+    wait_until 10 "the wire" test -S "$LAB/$name.orders"
     # What hosts do where a way swallows large packets: control is reached by the kernel's own TCP.
-    on_host user sysctl -qw net.ipv4.tcp_mtu_probing=1
+    on_host "$1" sysctl -qw net.ipv4.tcp_mtu_probing=1
     on_host proxy sysctl -qw net.ipv4.tcp_mtu_probing=1
 }
 

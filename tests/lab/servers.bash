@@ -24,6 +24,7 @@ start_servers() {
 # The company's other names, at two servers: one for the proxy's host and the company, one that the user's machine has
 # from its own network. Both know no name of a resource.
 start_dns() {
+    local host
     # shellcheck disable=SC2054 # the commas are dnsmasq's
     local -a names=(--keep-in-foreground --conf-file=/dev/null --no-hosts --no-resolv --pid-file= --log-queries
         --log-facility=- --bogus-priv --bind-interfaces --except-interface=lo --local-ttl=1 --user=root --group=root
@@ -38,9 +39,14 @@ start_dns() {
     if [[ $(<"$LAB/resolver") == resolved ]]; then
         start_resolved
     else
-        on_host user sh -c 'printf "nameserver 192.0.2.53\noptions timeout:2 attempts:2\n" >/etc/resolv.conf'
+        use_dns user
     fi
+    for host in $(further_machines); do use_dns "$host"; done
     wait_until 10 "the user's DNS" on_host user getent ahostsv4 wiki.corp.internal
+}
+
+use_dns() {
+    on_host "$1" sh -c 'printf "nameserver 192.0.2.53\noptions timeout:2 attempts:2\n" >/etc/resolv.conf'
 }
 
 # A real systemd-resolved on a real bus, without systemd, from the unpacked package.

@@ -33,6 +33,9 @@ const LOOK: Duration = Duration::from_millis(20);
 pub enum Host {
     /// The user's machine.
     User,
+    /// Another user's machine, by its number: from 2 to [`LabOptions::machines`]. Its jerry is another user of
+    /// Portlatch's than that of the first.
+    Further(u8),
     /// The proxy's.
     Proxy,
     /// The company's servers.
@@ -40,11 +43,12 @@ pub enum Host {
 }
 
 impl Host {
-    const fn name(self) -> &'static str {
+    fn name(self) -> String {
         match self {
-            Self::User => "user",
-            Self::Proxy => "proxy",
-            Self::Company => "company",
+            Self::User => "user".to_owned(),
+            Self::Further(number) => format!("user{number}"),
+            Self::Proxy => "proxy".to_owned(),
+            Self::Company => "company".to_owned(),
         }
     }
 }
@@ -158,6 +162,8 @@ pub struct LabOptions {
     pub resolver: Resolver,
     /// What is between the user's machine and the proxy.
     pub way: Way,
+    /// How many machines of users there are, each with its own way to the proxy and its own daemon.
+    pub machines: u8,
     /// How much all parts log, as a filter; as much as they do by themselves, where there is none.
     pub log: Option<&'static str>,
 }
@@ -169,6 +175,7 @@ impl Default for LabOptions {
             logins: &[Account::Jerry],
             resolver: Resolver::ResolvConf,
             way: Way::Direct,
+            machines: 1,
             log: None,
         }
     }
@@ -212,7 +219,8 @@ pub fn start(options: LabOptions) -> Option<Lab> {
     turn.rewind().and_then(|()| turn.set_len(0)).expect("forgetting the last lab");
     turn.write_all(made.as_os_str().as_encoded_bytes()).expect("noting this lab's name");
     let lab = Lab { directory: made, log: options.log, _turn: turn };
-    let mut up = vec!["up", "--dir", lab.path(), "--movable-clock"];
+    let machines = options.machines.to_string();
+    let mut up = vec!["up", "--dir", lab.path(), "--movable-clock", "--machines", &machines];
     if options.resolver == Resolver::Resolved {
         up.push("--resolved");
     }
@@ -428,7 +436,16 @@ impl Lab {
 
     /// Gives the wire an order ([`Order`](crate::wire::between::Order)) and returns once it is carried out.
     pub fn order(&self, order: &str) {
-        let mut stream = UnixStream::connect(self.directory.join("wire.orders")).expect("the lab has a wire");
+        self.order_wire_of(Host::User, order);
+    }
+
+    /// Gives the wire of this user's machine an order.
+    pub fn order_wire_of(&self, machine: Host, order: &str) {
+        let socket = match machine {
+            Host::User => "wire.orders".to_owned(),
+            Host::Further(_) | Host::Proxy | Host::Company => format!("wire-{}.orders", machine.name()),
+        };
+        let mut stream = UnixStream::connect(self.directory.join(socket)).expect("the lab has a wire");
         stream.set_read_timeout(Some(PATIENCE)).expect("a time that is not 0");
         writeln!(stream, "{order}").expect("the wire reads");
         let mut answer = String::new();
