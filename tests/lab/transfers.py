@@ -1,9 +1,12 @@
 """Connections of every kind at once, each checked to its last byte: what a seed says, to the servers of peer.py.
 
-transfers.py HOST SEED COUNT      COUNT connections; JSON {"faults": [what went wrong, one sentence each], "bytes": n}
+transfers.py HOST SEED COUNT      COUNT connections, or one of each kind where COUNT is "each"; JSON {"faults": [what
+                                  went wrong, one sentence each], "bytes": n, "aborted": how many it has reset itself,
+                                  "longest": the one that took longest}
 """
 
 import hashlib
+import itertools
 import json
 import random
 import socket
@@ -13,12 +16,12 @@ import threading
 import time
 
 sys.path.insert(0, __file__.rsplit("/", 1)[0])
-from pattern import pattern, pattern_hash  # noqa: E402
+from pattern import pattern_hash  # noqa: E402
 
 # A lost packet costs a round trip, a lost connection attempt a second, doubled each time.
 PATIENCE = 60
 MOST = 256 << 10
-faults, moved = [], []
+faults, moved, aborted, times = [], [], [], []
 
 
 class Fault(Exception):
@@ -46,36 +49,33 @@ def read(connection, dice):
 
 
 def echo(connection, dice, count):
-    sent, got, errors = hashlib.sha256(), hashlib.sha256(), []
+    # No two connections send the same, so that bytes of another one show.
+    sent, errors = dice.randbytes(count), []
 
     def send():
         try:
-            for part in pattern(count):
-                connection.sendall(part)
-                sent.update(part)
+            connection.sendall(sent)
             connection.shutdown(socket.SHUT_WR)
         except OSError as error:
             errors.append(error)
 
     thread = threading.Thread(target=send)
     thread.start()
-    total = 0
-    for data in read(connection, dice):
-        got.update(data)
-        total += len(data)
+    got = b"".join(read(connection, dice))
     thread.join()
     if errors:
         raise errors[0]
-    if (total, got.digest()) != (count, sent.digest()):
-        raise Fault(f"{total} of {count} bytes came back, or others")
+    if got != sent:
+        right = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(got, sent)))
+        raise Fault(f"{len(got)} of {count} bytes came back, the first {right} of them as they were sent")
 
 
 def tally(connection, dice, count):
-    for part in pattern(count):
-        connection.sendall(part)
+    sent = dice.randbytes(count)
+    connection.sendall(sent)
     connection.shutdown(socket.SHUT_WR)
     told = b"".join(read(connection, dice)).decode().strip()
-    if told != f"{count} {pattern_hash(count)}":
+    if told != f"{count} {hashlib.sha256(sent).hexdigest()}":
         raise Fault(f"the server had {told!r} of {count} bytes")
 
 
@@ -100,17 +100,19 @@ def reset(connection, dice, count):
 
 
 def abort(connection, dice, count):
-    connection.sendall(bytes(min(count, 4096)))
+    connection.sendall(bytes(count))
     time.sleep(dice.random() / 50)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    aborted.append(count)
 
 
-KINDS = [(6432, echo), (6432, echo), (6433, tally), (6434, source), (6435, reset), (6432, abort)]
+# Nobody else speaks to the witness: all that it has seen must be resets.
+KINDS = [(6432, echo), (6432, echo), (6433, tally), (6434, source), (6435, reset), (6437, abort)]
 
 
-def one(place, seed, number):
+def one(place, seed, number, kinds):
     dice = random.Random(f"{seed} {number}")
-    port, kind = dice.choice(KINDS)
+    port, kind = dice.choice(kinds)
     count = dice.randint(1, 1 << dice.randint(0, MOST.bit_length() - 1))
     begin = time.monotonic()
     try:
@@ -118,18 +120,23 @@ def one(place, seed, number):
             kind(connection, dice, count)
         moved.append(count)
     except (OSError, Fault) as error:
-        took = time.monotonic() - begin
-        what = f"connection {number}, {kind.__name__} of {count} bytes, after {took:.1f} s"
-        faults.append(f"{what}: {type(error).__name__}: {error}")
+        faults.append(f"{what_was(number, kind, count, begin)}: {type(error).__name__}: {error}")
+    times.append((time.monotonic() - begin, what_was(number, kind, count, begin)))
+
+
+def what_was(number, kind, count, begin):
+    return f"connection {number}, {kind.__name__} of {count} bytes, after {time.monotonic() - begin:.1f} s"
 
 
 host, seed, count = sys.argv[1:]
 # Asked once: who resolves names is not what is tried here.
 family, _, _, _, address = socket.getaddrinfo(host, 6432, type=socket.SOCK_STREAM)[0]
 place = family, address[0]
-threads = [threading.Thread(target=one, args=(place, int(seed), number)) for number in range(int(count))]
+wanted = [[kind] for kind in KINDS] if count == "each" else [KINDS] * int(count)
+threads = [threading.Thread(target=one, args=(place, seed, number, kinds)) for number, kinds in enumerate(wanted)]
 for thread in threads:
     thread.start()
 for thread in threads:
     thread.join()
-print(json.dumps({"faults": faults, "bytes": sum(moved)}))
+summary = {"faults": faults, "bytes": sum(moved), "aborted": len(aborted), "longest": max(times)[1]}
+print(json.dumps(summary))
