@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use portlatch_tests::lab::program::Program;
 use portlatch_tests::lab::{
-    Account::Jerry, Account::Root, Host, Lab, LabOptions, PATIENCE, Part, start, wait_for,
+    Account::Jerry, Account::Root, Host, Lab, LabOptions, PATIENCE, Part, median, start, wait_for,
 };
+use portlatch_tests::wire::is_nightly;
 
 /// A role without limits that anybody here meets; a user's limits are the strictest of all of his roles.
 const CROWD: &str = "\
@@ -103,10 +104,6 @@ impl Crowd {
     }
 }
 
-fn is_nightly() -> bool {
-    std::env::var_os("PORTLATCH_NIGHTLY").is_some_and(|value| value == "1")
-}
-
 /// A minute, or a tenth of it.
 fn minute() -> u64 {
     if is_nightly() { 60 } else { 6 }
@@ -135,10 +132,6 @@ fn sixty_four_stalled_flows_leave_fifty_others_their_latency() {
         told["p99"].as_f64().unwrap()
     };
     let tries = usize::try_from(minute() / 2).unwrap();
-    let median = |mut times: Vec<f64>| {
-        times.sort_by(f64::total_cmp);
-        times[times.len() / 2]
-    };
     p99();
     let alone = median((0..tries).map(|_| p99()).collect());
     let mut stalled = crowd.lab.program(Jerry, &["stall", "crowd.corp.internal", "32"]);
