@@ -315,21 +315,33 @@ async fn a_prompt_shows_the_program_short_and_safe_and_nothing_of_its_arguments(
     assert!(!text(&person.ends_now().await.stdout).contains("hunter2"));
 }
 
+/// A command that says that it has begun, and ends once there is this file.
+#[cfg(feature = "test-clock")]
+fn waiting_for(gate: &Path, begun: &Path) -> String {
+    format!("echo >>{}; until [ -e {} ]; do sleep 0.02; done", begun.display(), gate.display())
+}
+
+/// Waits until as many of them run as may at once.
+#[cfg(feature = "test-clock")]
+async fn ten_run(begun: &Path) {
+    let running = async {
+        while std::fs::read_to_string(begun).unwrap_or_default().lines().count() < 10 {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(crate::support::PATIENCE, running).await.expect("ten run");
+}
+
 #[cfg(feature = "test-clock")]
 #[tokio::test]
 async fn what_begins_after_the_tap_s_five_minutes_needs_another_one() {
     let (machine, _person, mut agent, logs) = machine(11, "auto").await;
     let gate = machine.directory.path().join("gate");
     let begun = machine.directory.path().join("begun");
-    let script = format!("echo >>{}; until [ -e {} ]; do sleep 0.02; done", begun.display(), gate.display());
+    let script = waiting_for(&gate, &begun);
     let mut exec = machine.start(&arguments(&logs, &["--yes"], &["sh", "-c", &script]));
     agent.tunnel_for_command().await;
-    let running = async {
-        while std::fs::read_to_string(&begun).unwrap_or_default().lines().count() < 10 {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(crate::support::PATIENCE, running).await.expect("ten run");
+    ten_run(&begun).await;
     machine.move_clock(&exec, 296);
     exec.sees("The tap serves no more: the rest needs another one").await;
     std::fs::write(gate, "").unwrap();
@@ -345,12 +357,15 @@ async fn what_begins_after_the_tap_s_five_minutes_needs_another_one() {
 async fn interrupting_the_second_tap_ends_it_all() {
     let (machine, mut person, mut agent, logs) = machine(11, "enter").await;
     let gate = machine.directory.path().join("gate");
-    let script = format!("until [ -e {} ]; do sleep 0.02; done", gate.display());
+    let begun = machine.directory.path().join("begun");
+    let script = waiting_for(&gate, &begun);
     let mut exec = machine.start(&arguments(&logs, &["--yes"], &["sh", "-c", &script]));
     agent.tunnel_for_command().await;
     exec.sees("Press Enter").await;
     exec.types("").await;
     person.sees("Granted: portlatch exec").await;
+    // The person is told first. The tap's time counts from when exec hears of it, and so must not have passed before.
+    ten_run(&begun).await;
     machine.move_clock(&exec, 296);
     exec.sees("The tap serves no more").await;
     std::fs::write(gate, "").unwrap();
