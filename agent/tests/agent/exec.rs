@@ -224,13 +224,19 @@ async fn for_programs_there_is_json_and_nothing_else_on_standard_output() {
 async fn what_a_command_leaves_behind_with_its_output_is_not_waited_for() {
     let (machine, _person, mut agent, _) = machine(1, "auto").await;
     let left = machine.directory.path().join("pid");
-    let script = format!("echo one; sleep 60 & echo $! >{}; printf two >&2", left.display());
+    // One that is silent, one that now and then has something to say, and one that writes without end.
+    let script = "echo one; echo two >&2; sleep 60 & echo $! >>LEFT; while sleep 0.2; do echo more; done & echo $! >>LEFT; \
+        yes \"$(printf %4000s x)\" >&2 & echo $! >>LEFT";
+    let script = script.replace("LEFT", left.to_str().unwrap());
     let more = ["5432", "--yes", "--json", "--", "sh", "-c", &script];
     let exec = machine.start(&[&CHOICE[..], &more].concat());
     agent.tunnel_for_command().await;
     let output = exec.ends().await;
-    let left = std::fs::read_to_string(left).unwrap().trim().parse().unwrap();
-    rustix::process::kill_process(rustix::process::Pid::from_raw(left).unwrap(), Signal::KILL).unwrap();
+    for left in std::fs::read_to_string(left).unwrap().lines() {
+        // Whoever writes where nobody reads has ended by itself.
+        let left = rustix::process::Pid::from_raw(left.parse().unwrap()).unwrap();
+        let _ = rustix::process::kill_process(left, Signal::KILL);
+    }
     assert!(output.status.success());
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     for line in ["billing-db: one", "billing-db: two"] {

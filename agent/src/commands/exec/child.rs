@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::choice::Target;
-use super::output::{LINGER, Outputs, Sink};
+use super::output::{Outputs, Sink};
 use super::summary::{End, Result as JobResult};
 use crate::safe_text::plain;
 
@@ -137,11 +137,11 @@ async fn run(command: &mut Command, target: Target, sink: Sink, cancel: Cancella
             let has_ended = CancellationToken::new();
             let copying = sink.copy(&mut child, &target.name, has_ended.clone());
             let waiting = async {
-                let end = wait(&mut child, cancel.clone()).await;
+                let end = wait(&mut child, cancel).await;
                 has_ended.cancel();
                 end
             };
-            let (end, ()) = tokio::join!(waiting, copy_in_time(copying, &has_ended, &cancel));
+            let (end, ()) = tokio::join!(waiting, copying);
             end
         }
         Err(error) => End::Failed { code: None, signal: None, why: Some(plain(&error)) },
@@ -153,28 +153,6 @@ async fn run(command: &mut Command, target: Target, sink: Sink, cancel: Cancella
             let end = End::Failed { code: None, signal: None, why: Some(why) };
             JobResult::new(&target, end, began.elapsed(), None)
         }
-    }
-}
-
-/// Copies until all is copied. What the command leaves behind when it ends may have its output open, and write on: that is
-/// no reason to wait.
-async fn copy_in_time(
-    copying: impl Future<Output = ()>,
-    has_ended: &CancellationToken,
-    cancel: &CancellationToken,
-) {
-    let enough = async {
-        has_ended.cancelled().await;
-        let stopped = async {
-            cancel.cancelled().await;
-            tokio::time::sleep(LINGER).await;
-        };
-        // Whichever is sooner.
-        let _ = tokio::time::timeout(GRACE, stopped).await;
-    };
-    tokio::select! {
-        () = copying => {}
-        () = enough => {}
     }
 }
 

@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader};
 use tokio::process::{Child, Command};
@@ -22,9 +22,11 @@ const LONGEST_PIECE: u64 = 64 * 1024;
 /// What databases say is not everybody's business.
 const OWNER_ONLY_FILE: u32 = 0o600;
 const OWNER_ONLY_DIRECTORY: u32 = 0o700;
-/// How long more is waited for of a command that has ended: what it left behind has its output open, and may be silent for
-/// ever (`ssh` with ControlPersist, `sh -c 'x &'`).
-pub(super) const LINGER: Duration = Duration::from_secs(1);
+/// How long, in all, more is waited for of a command that has ended: what it left behind has its output open, and may be
+/// silent for ever (`ssh` with ControlPersist, `sh -c 'x &'`).
+const LINGER: Duration = Duration::from_secs(1);
+/// How much more of it is taken: what a pipe can hold (`pipe-max-size`) may be its own, what comes after that is not.
+const LEFT_BEHIND: usize = 1024 * 1024;
 /// The summary's file.
 const SUMMARY: &str = "summary.json";
 
@@ -101,7 +103,7 @@ impl Sink {
         Ok(())
     }
 
-    /// Hands the person what the command writes, until it writes no more; once it has ended, until nothing more comes.
+    /// Hands the person what the command writes, until it writes no more; once it has ended, what it had written.
     pub(super) fn copy<'n>(
         &self,
         child: &mut Child,
@@ -147,17 +149,24 @@ async fn copy_lines(
 ) {
     let Some(from) = from else { return };
     let (mut from, mut line, mut is_over) = (BufReader::new(from), Vec::new(), false);
-    while !is_over {
+    let (mut patience, mut room) = (LINGER, LEFT_BEHIND);
+    while !is_over && room > 0 {
         line.clear();
+        let (began, had_ended) = (Instant::now(), has_ended.is_cancelled());
         let mut piece = (&mut from).take(LONGEST_PIECE);
         let quiet = async {
             has_ended.cancelled().await;
-            tokio::time::sleep(LINGER).await;
+            tokio::time::sleep(patience).await;
         };
         is_over = tokio::select! {
+            biased;
             read = piece.read_until(b'\n', &mut line) => !matches!(read, Ok(1..)),
             () = quiet => true,
         };
+        if had_ended {
+            patience = patience.saturating_sub(began.elapsed());
+            room = room.saturating_sub(line.len());
+        }
         // Half a line is there when no more of it comes.
         if line.is_empty() {
             return;
