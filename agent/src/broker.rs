@@ -264,6 +264,14 @@ impl Broker {
         }
     }
 
+    /// Nobody can see the open prompt: it ends, and since nobody was bothered it does not count.
+    pub(crate) fn handle_unseen(&mut self, id: RequestId, now: BootTime) {
+        if self.close(id).is_some() {
+            self.refuse(id, RefusalReason::TimedOut);
+        }
+        self.open_next(now);
+    }
+
     /// Nobody can answer prompts any more: all end, and nobody rests for it.
     pub(crate) fn handle_nobody_there(&mut self, reason: RefusalReason) {
         let open = self.open.take().map(|prompt| prompt.id);

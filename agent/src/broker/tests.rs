@@ -89,6 +89,21 @@ fn who_takes_the_place_of_a_program_that_has_gone_gets_the_answer() {
 }
 
 #[test]
+fn prompts_that_nobody_saw_end_in_no_pause() {
+    let mut broker = Broker::default();
+    for id in 1..=20 {
+        broker.handle_request(RequestId(id), wish("db", 5432, "psql"), at(id));
+        broker.handle_request(RequestId(100 + id), wish("other", 5432, "psql"), at(id));
+        broker.handle_unseen(RequestId(id), at(id));
+        let told = [opened(id), refused(id, RefusalReason::TimedOut), opened(100 + id)];
+        assert_eq!(commands(&mut broker), told);
+        broker.handle_granted(RequestId(100 + id), at(id));
+        commands(&mut broker);
+    }
+    assert_eq!(broker.standings(at(30)), []);
+}
+
+#[test]
 fn a_prompt_has_sixty_seconds_from_its_opening() {
     let mut broker = Broker::default();
     broker.handle_request(RequestId(1), subject(1), at(0));

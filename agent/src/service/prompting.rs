@@ -185,7 +185,7 @@ impl Service {
 
     /// The program hears at once what it would hear in a minute.
     fn give_up_unseen(&mut self, id: RequestId) {
-        self.broker.handle_refused(id, RefusalReason::TimedOut, self.clock.boot_time());
+        self.broker.handle_unseen(id, self.clock.boot_time());
         self.obey_broker();
     }
 
