@@ -302,7 +302,13 @@ mod tests {
                 Tell::Prompt { prompt } => format!("open {}", prompt.view.id),
                 Tell::Closed { id, .. } => format!("closed {id}"),
                 Tell::Note { text } => text,
-                other => panic!("{other:?}"),
+                other @ (Tell::SignIn { .. }
+                | Tell::Status { .. }
+                | Tell::Catalogue { .. }
+                | Tell::Tapped { .. }
+                | Tell::Changed { .. }
+                | Tell::Done { .. }
+                | Tell::Failed { .. }) => panic!("{other:?}"),
             });
         }
         seen

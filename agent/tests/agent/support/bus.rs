@@ -200,6 +200,13 @@ impl LogindSession {
     }
 }
 
+/// What a session's `LockedHint` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hint {
+    Locked,
+    Open,
+}
+
 fn path_of(name: &str) -> ObjectPath<'static> {
     format!("{LOGIND_PATH}/session/{name}").try_into().unwrap()
 }
@@ -245,7 +252,7 @@ impl Logind {
     /// `loginctl lock-session`, and a desktop that obeys and says so.
     pub(crate) async fn lock(&self, name: &str) {
         self.signal(path_of(name), SESSION, "Lock", &()).await;
-        self.hint(name, true).await;
+        self.hint(name, Hint::Locked).await;
     }
 
     /// `loginctl lock-session`, and nobody says what came of it. Waits until the agent has heard of it, which then looks.
@@ -262,16 +269,17 @@ impl Logind {
 
     /// The screen is unlocked, as GNOME says it: the hint alone.
     pub(crate) async fn unlock_by_hint(&self, name: &str) {
-        self.hint(name, false).await;
+        self.hint(name, Hint::Open).await;
     }
 
     /// `loginctl unlock-session`, and a desktop that obeys and says so.
     pub(crate) async fn unlock(&self, name: &str) {
         self.signal(path_of(name), SESSION, "Unlock", &()).await;
-        self.hint(name, false).await;
+        self.hint(name, Hint::Open).await;
     }
 
-    async fn hint(&self, name: &str, is_locked: bool) {
+    async fn hint(&self, name: &str, hint: Hint) {
+        let is_locked = hint == Hint::Locked;
         for session in self.sessions.lock().unwrap().iter_mut().filter(|session| session.name == name) {
             session.is_locked = is_locked;
         }
