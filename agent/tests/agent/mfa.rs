@@ -56,8 +56,11 @@ async fn an_app_is_added_by_its_first_code_which_is_not_echoed() {
     // Whole from its first digit, although the keyboard was read for the tap until now.
     add.types("000000\r").await;
     add.shows("That code was not accepted").await;
+    // What is typed before the question is thrown away with the echo.
+    add.shows_nothing_yet().await;
     add.types("12x\r").await;
     add.shows("That is no code").await;
+    add.shows_nothing_yet().await;
     add.types("314159\r").await;
     add.shows("Added phone.").await;
     add.ends().await;
