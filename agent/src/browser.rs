@@ -192,15 +192,14 @@ pub(crate) fn own_page<'a>(offer: &'a BrowserOffer, cluster: &Hostname) -> Resul
 
 /// What a person reads while the page waits.
 pub(crate) fn invitation(url: &str, code: Option<&str>, opened: Opened) -> Vec<String> {
+    // Whoever opens it by hand may do so anywhere, and two machines behind one router have one address: it asks for the code,
+    // where there is one.
+    let runs = if code.is_some() { "?runs=elsewhere" } else { "" };
+    let by_hand = format!("Open this page: {url}{runs}");
     let mut lines = match opened {
         Opened::Yes => vec![format!("Your browser opens {url}")],
-        Opened::NoDisplay => {
-            vec!["There is no screen here to open a browser on.".to_owned(), format!("Open this page: {url}")]
-        }
-        Opened::NoBrowser => vec![
-            "No browser could be started: set BROWSER to yours.".to_owned(),
-            format!("Open this page: {url}"),
-        ],
+        Opened::NoDisplay => vec!["There is no screen here to open a browser on.".to_owned(), by_hand],
+        Opened::NoBrowser => vec!["No browser could be started: set BROWSER to yours.".to_owned(), by_hand],
     };
     if let Some(code) = code {
         lines.push(format!("On another machine type this code there: {code} (your roles must allow it)"));
@@ -246,6 +245,20 @@ mod tests {
         ] {
             assert_eq!(own_page(&offer(foreign), &cluster), Err(ForeignPage), "{foreign}");
         }
+    }
+
+    #[test]
+    fn a_page_that_is_opened_by_hand_asks_for_the_code_where_there_is_one() {
+        let url = "https://proxy.example.com/login/device/0a";
+        let lines = |code, opened| invitation(url, code, opened).join("\n");
+        for opened in [Opened::NoDisplay, Opened::NoBrowser] {
+            let said = lines(Some("AC34"), opened);
+            assert!(said.contains(&format!("Open this page: {url}?runs=elsewhere\n")), "{said}");
+            assert!(said.contains("AC34"), "{said}");
+            let said = lines(None, opened);
+            assert!(said.contains(&format!("Open this page: {url}\nIt must be a browser on this machine.")));
+        }
+        assert!(lines(Some("AC34"), Opened::Yes).starts_with(&format!("Your browser opens {url}\n")));
     }
 
     #[tokio::test]

@@ -15,6 +15,7 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use portlatch_audit::{Event, EventKind};
 use portlatch_clock::BootTime;
 use portlatch_protocol::names::{Id, UserName};
 use sha2::{Digest as _, Sha256};
@@ -24,7 +25,7 @@ use self::device_login::DeviceLogins;
 use self::secrets::CookieHash;
 use crate::control::Control;
 use crate::keys::Keys;
-use crate::login::limits::Limit;
+use crate::login::limits::{Limit, Rate, network_of};
 
 pub mod approval;
 pub(crate) mod challenges;
@@ -38,6 +39,9 @@ pub(crate) mod waiting;
 
 /// How long an agent can still ask about a request that was denied: it does so at once.
 const DENIED_KEPT: Duration = Duration::from_secs(120);
+/// Records of forms that were not made for the browser that sends them: a page that is out of date makes one, a program that
+/// tries its luck thousands.
+const FOREIGN_FORMS: Rate = Rate { burst: 5, every: Duration::from_secs(60) };
 /// Denials that are remembered; only people make them.
 const MAX_DENIED: usize = 4096;
 
@@ -47,6 +51,8 @@ pub(crate) struct Browsers {
     pub(crate) challenges: PageChallenges,
     /// Changes of devices that each session begins.
     changes: Limit<CookieHash>,
+    /// Records of foreign forms from each network.
+    foreign_forms: Limit<IpAddr>,
     /// Logins of agents that wait for their pages.
     pub(crate) logins: DeviceLogins,
     /// What was denied a moment ago, and until when that is remembered.
@@ -64,6 +70,7 @@ impl Browsers {
         Self {
             challenges: PageChallenges::default(),
             changes: Limit::new(devices::CHANGES),
+            foreign_forms: Limit::new(FOREIGN_FORMS),
             logins: DeviceLogins::default(),
             denied: Mutex::default(),
             changed: tokio::sync::watch::Sender::new(0),
@@ -116,6 +123,15 @@ impl Control {
     pub(crate) async fn forget_pages_of(&self, user: &UserName, reason: &str) {
         for event in self.browsers.challenges.forget_user(user, reason) {
             self.audit.note(event).await;
+        }
+    }
+
+    /// Records a form that was refused for its token; of many from one network, a few.
+    pub(crate) async fn note_foreign_form(&self, user: Option<&UserName>, address: IpAddr) {
+        if self.browsers.foreign_forms.take(&network_of(address), self.clock.boot_time()) {
+            let (client_addr, reason) = (Some(address.to_string()), Some("csrf".to_owned()));
+            let denied = Event::new(EventKind::AccessDenied);
+            self.audit.note(Event { user: user.cloned(), client_addr, reason, ..denied }).await;
         }
     }
 

@@ -21,9 +21,12 @@ pub(crate) enum Opened {
     NoBrowser,
 }
 
-/// Opens a page. `url` is one that [`super::own_page`] let pass.
+/// Opens a page, and says with it that the browser is on this machine: the address that it comes from may be another of the
+/// machine's than ours. `url` is one that [`super::own_page`] let pass.
 pub(crate) async fn open(url: &str) -> Opened {
-    let commands = commands(url, |name| std::env::var_os(name).filter(|value| !value.is_empty()));
+    let commands = commands(&format!("{url}?runs=here"), |name| {
+        std::env::var_os(name).filter(|value| !value.is_empty())
+    });
     if commands.is_empty() {
         return Opened::NoDisplay;
     }

@@ -9,14 +9,16 @@ use std::time::Duration;
 use portlatch_audit::{Event, EventKind};
 use portlatch_clock::{BootTime, TimeOfDay};
 use portlatch_protocol::api::browser::{APPROVAL_WAIT, PageDecision};
-use portlatch_protocol::api::ceremony::{BrowserProof, CeremonyOutcome, CeremonyPurpose};
+use portlatch_protocol::api::ceremony::{BrowserProof, CeremonyOutcome, CeremonyPurpose, PROMPT_TIME};
 use portlatch_protocol::identity::Login;
 use portlatch_protocol::names::{Id, UserName};
 
 use super::approval::{Claimed, CrossDevice, Place, PlaceVerdict, Redirect};
 use super::challenges::{ApprovePurpose, PagePurpose};
+use super::sessions::at;
 use super::{Task, Visit};
 use crate::api::problem::Denial;
+use crate::ceremony::LIFETIME;
 use crate::ceremony::purpose::about;
 use crate::control::Control;
 use crate::grants::Asker;
@@ -39,7 +41,7 @@ pub(crate) struct Waiting {
     pub(crate) cross: CrossDevice,
     /// The agent's port, where a browser on its machine goes.
     pub(crate) port: u16,
-    /// How long it waits still.
+    /// How long it waits still: as long as the agent's prompt is open.
     pub(crate) left: Duration,
 }
 
@@ -55,10 +57,17 @@ impl Control {
                 address,
                 cross: approval.code().map_or(CrossDevice::Refused, |_| CrossDevice::WithCode),
                 port: approval.port(),
-                left: expires.saturating_since(now),
+                left: expires.saturating_since(now).saturating_sub(LIFETIME.saturating_sub(PROMPT_TIME)),
             })
         });
         found.flatten()
+    }
+
+    /// All that waits for this user and can be answered at a page, the next to end first.
+    pub(crate) fn all_waiting(&self, user: &UserName) -> Vec<(Id, Waiting)> {
+        let ids = self.ceremonies.pages_of(user, self.clock.boot_time()).into_iter();
+        let waiting = ids.filter_map(|id| self.waiting(&id, user).map(|waiting| (id, waiting)));
+        waiting.filter(|(_, waiting)| !waiting.left.is_zero()).collect()
     }
 
     /// Begins an approval: looks at the place and the policy, and makes the challenge for the tap.
@@ -179,7 +188,12 @@ impl Control {
             return Err(self.page_challenge_ended(visit).await);
         };
         let ApprovePurpose { ceremony, place, state, .. } = *approve;
-        let waiting = self.waiting(&ceremony, user).ok_or(Denial::NotFound)?;
+        let Some(waiting) = self.waiting(&ceremony, user) else {
+            // Approved, denied, cancelled or over while somebody reached for the key.
+            let reason = Some("ceremony_ended".to_owned());
+            self.audit.note(Event { reason, ..at(EventKind::MfaFail, user, visit) }).await;
+            return Err(Denial::NotFound);
+        };
         let login = self.login_behind(&waiting).await?;
         let asker = Asker { login: &login, address: visit.address };
         let now = self.clock.time_of_day();

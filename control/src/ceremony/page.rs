@@ -28,6 +28,18 @@ impl Ceremonies {
         Some(look(proof, address, expires))
     }
 
+    /// The proofs of this user that a page may answer, the next to end first.
+    pub(crate) fn pages_of(&self, user: &UserName, now: BootTime) -> Vec<Id> {
+        let open = self.lock();
+        let is_own = |challenge: &Challenge| {
+            challenge.expires > now && challenge.page_of().is_some_and(|proof| proof.login.user == *user)
+        };
+        let own = open.iter().filter(|(_, challenge)| is_own(challenge));
+        let mut own: Vec<(BootTime, &Id)> = own.map(|(id, challenge)| (challenge.expires, id)).collect();
+        own.sort();
+        own.into_iter().map(|(_, id)| id.clone()).collect()
+    }
+
     /// Takes it, because the person said no at the page.
     pub(crate) fn take_page(&self, id: &Id, user: &UserName, now: BootTime) -> Option<Challenge> {
         self.take(id, now, |it| it.page_of().is_some_and(|proof| proof.login.user == *user))

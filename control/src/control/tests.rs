@@ -2,6 +2,7 @@
 
 mod access;
 mod admin;
+mod approvals;
 mod at_pages;
 mod attacks;
 mod changed_terms;
@@ -13,6 +14,7 @@ mod interrupted;
 mod limits;
 mod logging_in;
 mod orders;
+mod origins;
 mod races;
 mod record;
 mod refusals;

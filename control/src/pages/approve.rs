@@ -10,7 +10,7 @@ use axum::response::{IntoResponse as _, Redirect, Response};
 use maud::{Markup, html};
 use portlatch_protocol::api::Secret;
 use portlatch_protocol::api::browser::{TYPED_CODE, return_path};
-use portlatch_protocol::api::ceremony::{CeremonyPurpose, DeviceChange};
+use portlatch_protocol::api::ceremony::{CeremonyPurpose, DeviceChange, MfaDevice, MfaDeviceKind};
 use portlatch_protocol::names::{Id, ResourceId, UserName};
 
 use super::fields::{Answered, SignedForm, SignedIn};
@@ -48,14 +48,15 @@ pub(super) async fn show(
         weight: Weight::Main,
     };
     let near = Near::of(waiting.address, who.address);
-    let runs = Runs::of(&asked, waiting.cross, near);
+    let runs = Runs::of(asked.runs(), waiting.cross, near);
+    let changed = changed_device(&control, &waiting).await?;
     let main = html! {
         p.lead { (lead(&waiting.wanted)) }
         (without_script())
         div.card {
-            (facts(&control, &waiting, who.address))
+            (facts(&control, &waiting, changed.as_ref(), who.address))
             p.alert role="alert" data-over {}
-            @if near == Near::Unknown { (elsewhere_warning()) }
+            (near.warning(asked.runs()))
             (form.with(&runs.fields("approve")))
             (runs.link(waiting.cross, &path))
             form.deny method="post" action=(format!("{path}/deny")) {
@@ -69,7 +70,8 @@ pub(super) async fn show(
     Ok(Page::new(title, main).signed_in(who.shown()).leads_to_loopback(waiting.port))
 }
 
-fn heading(wanted: &CeremonyPurpose) -> String {
+/// What waits, as a question.
+pub(super) fn heading(wanted: &CeremonyPurpose) -> String {
     match wanted {
         CeremonyPurpose::Open(open) => format!("Open {}?", open.resource.name),
         CeremonyPurpose::Exec(exec) => match exec.targets.len() {
@@ -95,8 +97,18 @@ const fn lead(wanted: &CeremonyPurpose) -> &'static str {
     }
 }
 
+/// The key or app that is to be changed, if it is one that is there.
+async fn changed_device(control: &Control, waiting: &Waiting) -> Result<Option<MfaDevice>, Denial> {
+    let CeremonyPurpose::ManageDevices(change) = &waiting.wanted else { return Ok(None) };
+    let (DeviceChange::Remove { device } | DeviceChange::Rename { device, .. }) = change else {
+        return Ok(None);
+    };
+    let devices = control.store.mfa_devices(&waiting.login.user).await?;
+    Ok(devices.into_iter().find(|known| known.id == *device))
+}
+
 /// What, who, and from where.
-fn facts(control: &Control, waiting: &Waiting, browser: IpAddr) -> Markup {
+fn facts(control: &Control, waiting: &Waiting, changed: Option<&MfaDevice>, browser: IpAddr) -> Markup {
     let host = |resource: &ResourceId, user: &UserName| {
         let catalogue = control.hub.now().catalogue(user, control.cluster());
         let found = catalogue.resources.into_iter().find(|listed| listed.id == *resource);
@@ -118,7 +130,9 @@ fn facts(control: &Control, waiting: &Waiting, browser: IpAddr) -> Markup {
                         li { (target.resource) " (" (host(&target.resource, user)) ":" (target.port) ")" }
                     } } }
                 }
-                CeremonyPurpose::ManageDevices(change) => { dt { "Change" } dd { (change_of(change)) } }
+                CeremonyPurpose::ManageDevices(change) => {
+                    dt { "Change" } dd { (change_of(change, changed)) }
+                }
             }
             dt { "Asked by" } dd { (waiting.login.device) ", at " (waiting.address) }
             dt { "This browser" } dd { "at " (browser) }
@@ -135,12 +149,23 @@ fn program(name: Option<&str>, pid: Option<u32>) -> String {
     }
 }
 
-fn change_of(change: &DeviceChange) -> String {
+fn change_of(change: &DeviceChange, changed: Option<&MfaDevice>) -> String {
+    let it = changed.map_or_else(
+        || "a key or app that is not there any more".to_owned(),
+        |device| {
+            let kind = match device.kind {
+                MfaDeviceKind::SecurityKey => "security key",
+                MfaDeviceKind::Passkey => "passkey",
+                MfaDeviceKind::App => "authenticator app",
+            };
+            format!("the {kind} “{}”", device.name)
+        },
+    );
     match change {
         DeviceChange::AddKey { name } => format!("add the security key “{name}”"),
         DeviceChange::AddApp { name } => format!("add the authenticator app “{name}”"),
-        DeviceChange::Remove { .. } => "remove a key or app".to_owned(),
-        DeviceChange::Rename { name, .. } => format!("call a key or app “{name}”"),
+        DeviceChange::Remove { .. } => format!("remove {it}"),
+        DeviceChange::Rename { name, .. } => format!("rename {it} to “{name}”"),
         DeviceChange::RecoveryCodes => "make new recovery codes".to_owned(),
     }
 }
@@ -161,20 +186,25 @@ impl Near {
             false => Self::Unknown,
         }
     }
-}
 
-/// What is said where the two addresses differ.
-pub(super) fn elsewhere_warning() -> Markup {
-    html! {
-        p.warning {
-            strong { "The addresses differ." }
-            " The program may run on another machine, or take another way through the network. Go on only if you started \
-              it yourself."
+    /// What is said where the two addresses differ; but not where the agent itself opened the page: then they are two of one
+    /// machine.
+    pub(super) fn warning(self, said: Option<Runs>) -> Markup {
+        if self == Self::Here || said == Some(Runs::Here) {
+            return html! {};
+        }
+        html! {
+            p.warning {
+                strong { "The addresses differ." }
+                " The program may run on another machine, or take another way through the network. Go on only if you \
+                  started it yourself."
+            }
         }
     }
 }
 
-/// Where the person says that the program runs.
+/// Where the program runs, as the agent or the person says. Nothing rests on it: whoever says "here" wrongly sends the answer
+/// to a machine that does not wait for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Runs {
     /// On the browser's own machine.
@@ -183,18 +213,43 @@ pub(super) enum Runs {
     Elsewhere,
 }
 
-/// What the link between the two pages says.
+/// What the link says: the agent's, which knows whether it opened the page itself, or the one between the two pages.
 #[derive(Debug, serde::Deserialize)]
 pub(super) struct Asked {
     runs: Option<String>,
 }
 
+impl Asked {
+    /// Where the program runs, if the link says so.
+    pub(super) fn runs(&self) -> Option<Runs> {
+        self.runs.as_deref().and_then(Runs::parse)
+    }
+}
+
 impl Runs {
+    /// As a link says it.
+    pub(super) fn parse(word: &str) -> Option<Self> {
+        match word {
+            "here" => Some(Self::Here),
+            "elsewhere" => Some(Self::Elsewhere),
+            _ => None,
+        }
+    }
+
+    /// As [`Self::parse`] reads it.
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Here => "here",
+            Self::Elsewhere => "elsewhere",
+        }
+    }
+
     /// As the link says, or else as the addresses look; where another machine is out of the question, here.
-    pub(super) fn of(asked: &Asked, cross: CrossDevice, near: Near) -> Self {
-        match (cross, asked.runs.as_deref(), near) {
-            (CrossDevice::Refused, _, _) | (_, Some("here"), _) | (_, None, Near::Here) => Self::Here,
-            (CrossDevice::WithCode, _, _) => Self::Elsewhere,
+    pub(super) const fn of(said: Option<Self>, cross: CrossDevice, near: Near) -> Self {
+        match (cross, said, near) {
+            (CrossDevice::Refused, _, _) | (_, Some(Self::Here), _) | (_, None, Near::Here) => Self::Here,
+            (CrossDevice::WithCode, Some(Self::Elsewhere), _)
+            | (CrossDevice::WithCode, None, Near::Unknown) => Self::Elsewhere,
         }
     }
 

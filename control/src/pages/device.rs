@@ -8,9 +8,7 @@ use axum::response::{AppendHeaders, IntoResponse as _, Response};
 use http::header::SET_COOKIE;
 use maud::html;
 
-use super::approve::{
-    self, Asked, Near, Placed, Runs, approved_elsewhere, elsewhere_warning, named, to_agent,
-};
+use super::approve::{self, Asked, Near, Placed, Runs, approved_elsewhere, named, to_agent};
 use super::cookies::Cookie;
 use super::fields::{Answered, Arrived, Passing, Sent};
 use super::frame::{Page, form_token, without_script};
@@ -32,7 +30,7 @@ pub(super) async fn show(
     let waiting = control.waiting_device(&id).ok_or(Trouble::NotThere)?;
     let path = format!("/login/device/{id}");
     let near = Near::of(waiting.address, address);
-    let runs = Runs::of(&asked, CrossDevice::WithCode, near);
+    let runs = Runs::of(asked.runs(), CrossDevice::WithCode, near);
     let user = waiting.user.as_ref().map(ToString::to_string);
     Ok(page_of_visit(passing, |token| {
         let forms = Forms {
@@ -49,7 +47,7 @@ pub(super) async fn show(
                     @if let Some(user) = &waiting.user { dt { "As" } dd { (user) } }
                     dt { "This browser" } dd { "at " (address) }
                 }
-                @if near == Near::Unknown { (elsewhere_warning()) }
+                (near.warning(asked.runs()))
                 (runs.link(CrossDevice::WithCode, &path))
             }
             (without_script())

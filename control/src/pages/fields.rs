@@ -14,6 +14,7 @@ use portlatch_protocol::names::{Id, UserName};
 use serde::de::DeserializeOwned;
 
 use super::Visitor;
+use super::approve::Runs;
 use super::cookies::Cookie;
 use super::frame::SignedInAs;
 use super::trouble::Trouble;
@@ -38,15 +39,17 @@ pub(super) enum Next {
     Changed,
     /// To the keys, after an enrolment.
     Enrolled,
-    /// To what an agent waits for.
-    Waiting(Id),
+    /// To what an agent waits for, which runs where the link says.
+    Waiting(Id, Option<Runs>),
 }
 
 impl Next {
     /// As a link names it; anything else leads to the keys.
-    pub(super) fn parse(path: &str) -> Self {
+    pub(super) fn parse(link: &str) -> Self {
+        let (path, query) = link.split_once('?').unwrap_or((link, ""));
         let id = path.strip_prefix("/mfa/").and_then(|id| id.parse().ok());
-        id.map_or(Self::Keys, Self::Waiting)
+        let runs = query.strip_prefix("runs=").and_then(Runs::parse);
+        id.map_or(Self::Keys, |id| Self::Waiting(id, runs))
     }
 
     /// The page.
@@ -56,7 +59,8 @@ impl Next {
             Self::Welcome => "/keys?welcome".to_owned(),
             Self::Changed => "/keys?done=change".to_owned(),
             Self::Enrolled => "/keys?done=enrol".to_owned(),
-            Self::Waiting(id) => format!("/mfa/{id}"),
+            Self::Waiting(id, None) => format!("/mfa/{id}"),
+            Self::Waiting(id, Some(runs)) => format!("/mfa/{id}?runs={}", runs.word()),
         }
     }
 
@@ -64,7 +68,7 @@ impl Next {
     pub(super) fn sign_in_path(&self) -> String {
         match self {
             Self::Keys | Self::Welcome | Self::Changed | Self::Enrolled => "/login".to_owned(),
-            Self::Waiting(id) => format!("/login?next=/mfa/{id}"),
+            Self::Waiting(..) => format!("/login?next={}", self.path()),
         }
     }
 }
@@ -143,9 +147,10 @@ impl FromRequestParts<Arc<Control>> for SignedIn {
         }
         let is_cookieless = Cookie::Session.read(&parts.headers).is_none();
         let site = parts.headers.get("sec-fetch-site").map(http::HeaderValue::as_bytes);
+        let link = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         match is_cookieless && matches!(site, Some(b"cross-site" | b"same-site")) {
-            true => Err(Trouble::FromOutside(parts.uri.path().to_owned())),
-            false => Err(Trouble::SignIn(Next::parse(parts.uri.path()))),
+            true => Err(Trouble::FromOutside(link.to_owned())),
+            false => Err(Trouble::SignIn(Next::parse(link))),
         }
     }
 }
@@ -165,7 +170,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<Control>> for Sent<T> {
     async fn from_request(request: Request, control: &Arc<Control>) -> Result<Self, Trouble> {
         let address = address(request.extensions())?;
         let cookie = Cookie::Visit.read(request.headers()).ok_or_else(Trouble::stale)?;
-        let fields = read(request, control, &cookie).await?;
+        let fields = read(request, control, &cookie, None).await?;
         Ok(Self { visit: Visit { owner: cookie.hash(), address }, fields })
     }
 }
@@ -186,7 +191,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<Control>> for SignedForm<T> {
         let address = address(request.extensions())?;
         let who = SignedIn::of(request.headers(), address, control).await?;
         let who = who.ok_or(Trouble::SignIn(Next::Keys))?;
-        let fields = read(request, control, &who.cookie).await?;
+        let fields = read(request, control, &who.cookie, Some(&who.session.user)).await?;
         Ok(Self { who, fields })
     }
 }
@@ -195,12 +200,15 @@ fn address(extensions: &http::Extensions) -> Result<IpAddr, Trouble> {
     extensions.get::<Visitor>().map(|visitor| visitor.address.ip()).ok_or_else(Trouble::broken)
 }
 
-/// Reads the fields, if the token among them is the cookie's. Forms and the script send the same fields.
+/// Reads the fields, if the token among them is the cookie's; a form that was made by somebody else is on the record. Forms
+/// and the script send the same fields.
 async fn read<T: DeserializeOwned>(
     request: Request,
     control: &Arc<Control>,
     cookie: &CookieSecret,
+    user: Option<&UserName>,
 ) -> Result<T, Trouble> {
+    let address = address(request.extensions())?;
     let unreadable = || Trouble::bad_request("The form cannot be read: open the page anew and try again.");
     let kind = request.headers().get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let mut fields: BTreeMap<String, String> = match kind.starts_with("application/json") {
@@ -213,6 +221,7 @@ async fn read<T: DeserializeOwned>(
     };
     let token = fields.remove(TOKEN).unwrap_or_default();
     if !cookie.is_form_token(&token) {
+        control.note_foreign_form(user, address).await;
         return Err(Trouble::stale());
     }
     let fields = fields.into_iter().map(|(name, value)| (name, value.into())).collect();

@@ -1,4 +1,5 @@
-//! `/keys`: the user's keys, passkeys and apps, and the recovery codes. Each change is confirmed with a key.
+//! `/keys`: the user's keys, passkeys and apps, and the recovery codes; and the way to whatever waits for an answer at its
+//! page. Each change is confirmed with a key.
 
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use portlatch_protocol::api::ceremony::{DeviceChange, MfaDevice, MfaDeviceKind};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
+use super::approve::heading;
 use super::fields::{Answered, Next, SignedForm, SignedIn, key_name};
 use super::frame::{Asks, CeremonyForm, Choice, Field, Page, Weight, without_script};
 use super::sign_in::Begun;
@@ -51,7 +53,7 @@ pub(super) async fn show(
     who: SignedIn,
 ) -> Result<Page, Trouble> {
     let devices = control.mfa_devices(&who.session.user).await?;
-    let token = who.token();
+    let (token, waiting) = (who.token(), control.all_waiting(&who.session.user));
     let keys = devices.devices.iter().filter(|device| device.kind != MfaDeviceKind::App).count();
     let codes = match control.hub.now().world.allows_otp() {
         true => Codes::Taken,
@@ -59,6 +61,12 @@ pub(super) async fn show(
     };
     let main = html! {
         @if let Some(notice) = done.notice() { p.notice role="status" { (notice) } }
+        @for (id, waiting) in &waiting {
+            p.warning role="status" {
+                "Something waits for you: "
+                a href=(format!("/mfa/{id}")) { (heading(&waiting.wanted)) }
+            }
+        }
         @if keys == 1 && done.welcome.is_none() {
             p.warning {
                 "This is your only key. Add a second one, and keep it somewhere else: if you lose your only one, your \

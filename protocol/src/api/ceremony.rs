@@ -5,6 +5,9 @@ use crate::names::{Id, ResourceId};
 use crate::resource::MfaNeed;
 use crate::thumbprint::Thumbprint;
 
+/// How long an agent's prompt is open from its challenge; the challenge lasts longer, for the answer that is on its way.
+pub const PROMPT_TIME: std::time::Duration = std::time::Duration::from_secs(60);
+
 /// Resources of one `exec` at most: what a person can be expected to read before the tap.
 pub const MAX_EXEC_RESOURCES: usize = 64;
 

@@ -26,7 +26,10 @@ fn jerry() -> Option<(Site, Chromium, Agent)> {
 fn an_approval_on_the_same_machine_returns_to_the_agent_and_brings_a_grant_once() {
     let Some((site, browser, agent)) = jerry() else { return };
     let page = agent.wants("db/billing-db", 5432);
-    browser.go(&page.url);
+    // Whoever is signed in finds it there as well.
+    browser.go(&site.url("/"));
+    browser.wait_for_heading("Your keys");
+    browser.press("main", QUESTION);
     browser.wait_for_heading(QUESTION);
     let said = browser.body();
     for fact in
@@ -93,6 +96,7 @@ fn a_denial_reaches_the_waiting_agent_at_once() {
     assert_eq!(agent.cancel(&page), 204);
     browser.press("main", APPROVE);
     browser.wait_for_alert("it is over");
+    site.audited("mfa.fail", "cancelled");
     assert_eq!(agent.decision(&page).0, 410);
     assert!(site.audit("grant").is_empty());
 }
@@ -155,10 +159,11 @@ fn a_request_is_shown_to_its_own_user_alone() {
     browser.forget_cookies();
     browser.go(&site.url("/mfa/00000000000000000000000000000000"));
     browser.wait_for_heading("Sign in");
-    browser.go(&page.url);
+    browser.go(&format!("{}?runs=elsewhere", page.url));
     browser.wait_for_heading("Sign in");
     sign_in(&browser, "jerry");
     browser.wait_for_heading(QUESTION);
+    assert!(browser.has("#approve-code"), "what the link says is not lost on the way");
     sign_out(&browser);
 
     // F: foreign session and unknown request look the same.
@@ -209,7 +214,9 @@ fn a_page_waits_for_the_tap_can_be_cancelled_and_says_when_its_time_is_over() {
     assert!(!browser.body().contains("Use your key"));
     assert_eq!(agent.redeem(&page, None).0, 410);
 
-    // It can be tried again at once, and the time that is left is not what it was.
+    // It can be tried again at once. The time is the prompt's, and not the challenge's.
+    let left: u64 = browser.text("[data-left]").split(' ').next().unwrap().parse().unwrap();
+    assert!(left <= 60, "{left}");
     browser.set_tapped(&key, Tapped::AtOnce);
     browser.press("main", APPROVE);
     let code = page.redirected();
@@ -245,6 +252,12 @@ fn a_request_from_another_address_is_said_to_be_and_its_words_are_only_words() {
     // Another machine is what it looks like: the code is asked for.
     assert!(browser.has("#approve-code"));
     browser.picture("approve-far");
+    // Where the agent opened the page itself, the two addresses are one machine's.
+    browser.go(&format!("{}?runs=here", page.url));
+    browser.wait_for_heading(QUESTION);
+    assert!(!browser.has("#approve-code") && !browser.body().contains("addresses differ"));
+    browser.go(&page.url);
+    browser.wait_for_heading(QUESTION);
     browser.fill("#approve-code", &page.code.clone().unwrap());
     browser.press("main", APPROVE);
     browser.wait_for_heading("Approved");

@@ -27,8 +27,11 @@ fn forms_without_their_token_and_from_other_origins_are_refused() {
     let deny = format!("{}/deny", page.url.trim_start_matches(&site.url("")));
 
     // F: CSRF token missing, wrong, and of another cookie.
-    for fields in [json!({}), json!({"csrf": ""}), json!({"csrf": "A".repeat(43)})] {
-        assert_eq!(post(&browser, &deny, &fields), 403, "{fields}");
+    let foreign = || site.audit("access.denied").iter().filter(|it| it["reason"] == "csrf").count();
+    for (fields, records) in [json!({}), json!({"csrf": ""}), json!({"csrf": "A".repeat(43)})].iter().zip(1..)
+    {
+        assert_eq!(post(&browser, &deny, fields), 403, "{fields}");
+        assert_eq!(foreign(), records, "{fields}");
     }
     assert_eq!(post(&browser, "/logout", &json!({})), 403);
     assert_eq!(post(&browser, "/keys/begin", &json!({"change": "codes"})), 403);
@@ -57,6 +60,7 @@ fn forms_without_their_token_and_from_other_origins_are_refused() {
     browser.press("main", "Continue to Portlatch");
     browser.wait_for_heading("Open billing-db?");
     assert_eq!(agent.cancel(&page), 204, "it still waits after all that");
+    assert!((5..10).contains(&foreign()), "a few of them are on the record, and no flood of them");
 }
 
 #[test]
