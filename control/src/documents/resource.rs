@@ -159,7 +159,8 @@ pub(super) fn read(
             "the target is local to the proxy, which refuses it without `allow_local_target: true`",
         );
     }
-    let mfa = fields.get("mfa").map(|node| read_mfa(node, protocol.as_deref(), report)).unwrap_or_default();
+    let mfa = fields.get("mfa").map(|node| read_mfa(node, kind, protocol.as_deref(), report));
+    let mfa = mfa.unwrap_or_default();
     Some(ResourceDocument {
         id: ResourceId { kind, name: name? },
         header: Header { kept, ..opened.header },
@@ -240,7 +241,7 @@ fn join_ports(
     }
 }
 
-fn read_mfa(node: &Node, protocol: Option<&str>, report: &mut Report) -> ResourceMfa {
+fn read_mfa(node: &Node, kind: ResourceKind, protocol: Option<&str>, report: &mut Report) -> ResourceMfa {
     let Some(mut fields) = Fields::open(node, &MFA, &mut Kept::new(), report) else {
         return ResourceMfa::default();
     };
@@ -253,10 +254,18 @@ fn read_mfa(node: &Node, protocol: Option<&str>, report: &mut Report) -> Resourc
             .report
             .fault(spot, format!("spec.mfa.refusal: protocol needs spec.protocol to be one of {known}"));
     }
+    let hold = fields.choice("hold", &HOLDS);
+    if kind == ResourceKind::Desktop && matches!(hold, Some(Hold::Hybrid | Hold::Syn)) {
+        let spot = fields.spot("hold");
+        fields.report.warn(
+            spot,
+            "so a desktop prompts for every connection, a port scan's too: without spec.mfa.hold its prompt waits for an RDP request",
+        );
+    }
     ResourceMfa {
         refusal,
         user_verification: fields.flag("user_verification"),
-        hold: fields.choice("hold", &HOLDS),
+        hold,
         scope: fields.parsed("scope").unwrap_or_default(),
     }
 }

@@ -263,6 +263,21 @@ fn a_local_target_without_leave_is_warned_of() {
 }
 
 #[test]
+fn a_desktop_that_prompts_before_its_first_request_is_warned_of() {
+    let yaml = |kind: &str, hold: &str| {
+        format!(
+            "kind: {kind}\nmetadata: {{name: x}}\nspec: {{uri: 'tcp://win:3389', mfa: {{hold: {hold}}}}}\n"
+        )
+    };
+    for hold in ["hybrid", "syn"] {
+        let warned = warnings(&yaml("desktop", hold));
+        assert!(warned.len() == 1 && warned[0].contains("a port scan's too"), "{hold}: {warned:?}");
+        assert_eq!(warnings(&yaml("app", hold)), [""; 0]);
+    }
+    assert_eq!(warnings(&yaml("desktop", "data")), [""; 0]);
+}
+
+#[test]
 fn a_port_of_the_uri_that_is_listed_too_is_warned_of() {
     let yaml =
         "kind: app\nmetadata: {name: x}\nspec: {uri: 'tcp://web:80', tcp_ports: [{port: 80}, {port: 443}]}\n";
