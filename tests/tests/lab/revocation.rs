@@ -86,6 +86,9 @@ fn a_session_that_an_administrator_kills_ends_alone() {
     lab.administer(&["sessions", "kill", id.expect("the session is listed")]);
     let end = victim.read_line(IN_FORCE + SLACK);
     assert!(end.starts_with("reset "), "{end}");
+    lab.wait_for_record("the end of the killed session", |record| {
+        record["event"] == "session.end" && record["reason"] == "killed" && record["port"] == 6439
+    });
     neighbour.write_line("still here");
     assert_eq!(neighbour.read_line(PATIENCE), "still here");
 }

@@ -93,9 +93,12 @@ async fn a_daemon_that_lies_opens_nothing() {
     header.push(0xf5);
     let length = u32::try_from(header.len() - LENGTH_BYTES).unwrap();
     header[..LENGTH_BYTES].copy_from_slice(&length.to_be_bytes());
+    let before = network.records("access.denied").len();
     let (mut send, mut receive) = client.connection.open_bi().await.unwrap();
     send.write_all(&header).await.unwrap();
     assert_eq!(read_answer(&mut receive).await, Answer::Refused(OpenRefusal::BadGrant));
+    let denied = network.records_come("access.denied", before + 1).await.pop().unwrap().line;
+    assert!(denied.contains(r#""reason":"other_port""#), "{denied}");
     nothing_was_dialled(&network);
 }
 

@@ -118,6 +118,8 @@ async fn an_administrator_ends_one_session_alone() {
     assert_eq!(reset_code(&mut receive).await, u64::from(reset::SESSION_ENDED));
     other.write_all(b"still").await.unwrap();
     timeout(PATIENCE, second.read_exact(&mut [0; 5])).await.unwrap().unwrap();
+    let end = &network.records_come("session.end", 1).await[0].line;
+    assert!(end.contains(r#""reason":"killed""#), "{end}");
 }
 
 // A 7: closed at max_session, which is the grant's session end.
