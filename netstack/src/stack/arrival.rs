@@ -150,10 +150,10 @@ impl<M: RingMemory> Stack<M> {
         if flow.is_premature(segment) {
             return self.challenge(slot);
         }
-        let is_idle_talk = flow.is_idle_talk(segment);
-        flow.hear_window(segment);
         let before = flow.progress();
-        if !is_idle_talk {
+        if flow.is_idle_talk(segment) {
+            flow.hear_window(segment);
+        } else {
             self.feed_flow(slot, packet, segment);
         }
 
@@ -228,17 +228,28 @@ impl<M: RingMemory> Stack<M> {
     /// behind a FIN for more of the stream.
     fn feed_parts(&mut self, slot: u32, packet: &IpPacket<'_>, segment: &Segment) {
         if self.flows[slot as usize].is_behind_the_end(segment) {
-            self.feed(slot, &segment::without_payload(packet, segment));
+            let part = Segment { payload_len: 0, ..*segment };
+            self.feed_part(slot, &segment::without_payload(packet, segment), &part);
         } else if segment.has(FIN) && segment.payload_len > 0 {
-            self.feed(slot, &segment::without_fin(packet));
+            let part = Segment { flags: segment.flags & !FIN, ..*segment };
+            self.feed_part(slot, &segment::without_fin(packet), &part);
             if self.flows[slot as usize].socket().state() == State::SynReceived {
                 // What it acknowledges is wrong, and was answered.
                 return;
             }
-            self.feed(slot, &segment::fin_alone(packet, segment));
+            let sequence = segment.sequence.wrapping_add(segment.payload_len as u32);
+            let part = Segment { sequence, payload_len: 0, ..*segment };
+            self.feed_part(slot, &segment::fin_alone(packet, segment), &part);
         } else {
-            self.feed(slot, packet.bytes);
+            self.feed_part(slot, packet.bytes, segment);
         }
+    }
+
+    /// Gives it a part, of which the windows hear what smoltcp hears: it may take the end of a segment whose bytes it does
+    /// not take, since they are old, or since only its answer to them made room for the end.
+    fn feed_part(&mut self, slot: u32, packet: &[u8], part: &Segment) {
+        self.flows[slot as usize].hear_window(part);
+        self.feed(slot, packet);
     }
 
     /// Gives a packet to a slot's socket, and keeps its reply.

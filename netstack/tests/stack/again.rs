@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use portlatch_netstack::{Event, ReadError, StackConfig};
+use portlatch_netstack::{Event, FlowId, ReadError, StackConfig};
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 use smoltcp::wire::TcpControl;
@@ -133,6 +133,51 @@ fn a_lost_fin_is_sent_again_however_often_the_program_says_nothing_new() {
             assert_eq!(sent.len(), 2, "kind {number}: {sent:?}");
         }
     }
+}
+
+/// The program says its end with these bytes before it, from there, and has received all but our end, which it never
+/// acknowledges.
+fn assert_that_a_lost_fin_is_sent_again(lab: &mut Lab, flow: FlowId, end: Tcp<'_>) {
+    lab.stack.finish(flow);
+    assert_eq!(lab.segments().last().unwrap().control, TcpControl::Fin);
+    lab.send(&end.bytes());
+    let nothing = Tcp { payload: &[], control: TcpControl::None, ..end };
+    let sequence = lab.segments().last().unwrap().acknowledgement.unwrap();
+    for _ in 0..10 {
+        lab.send(&Tcp { sequence, ..nothing }.bytes());
+    }
+    lab.packets();
+    let sent = times(lab, Duration::from_secs(4), |segment| segment.control == TcpControl::Fin);
+    assert_eq!(sent.len(), 2, "{sent:?}");
+}
+
+#[test]
+fn a_lost_fin_is_sent_again_if_what_came_before_it_was_acknowledged_together_with_an_end_and_old_bytes() {
+    let mut lab = Lab::new();
+    let (flow, next) = lab.open(PROGRAM4, SERVER4);
+    lab.send(&Tcp::ack(PROGRAM4, SERVER4, 1_001, next).carrying(b"hello").bytes());
+    assert_eq!(lab.stack.write(flow, b"good bye"), Ok(8));
+    lab.packets();
+    let again = Tcp::ack(PROGRAM4, SERVER4, 1_001, next.wrapping_add(8)).carrying(b"hello");
+    assert_that_a_lost_fin_is_sent_again(&mut lab, flow, again.with(TcpControl::Fin));
+}
+
+#[test]
+fn a_lost_fin_is_sent_again_if_what_came_before_it_was_acknowledged_from_beyond_the_window() {
+    let mut lab = Lab::new();
+    let (flow, next) = lab.open(PROGRAM4, SERVER4);
+    lab.send(&Tcp::ack(PROGRAM4, SERVER4, 1_001, next).carrying(&[7; 2_000]).bytes());
+    assert_eq!(lab.stack.write(flow, b"hello"), Ok(5));
+    let said = lab.segments().pop().unwrap();
+    let edge = said.acknowledgement.unwrap() + (u32::from(said.window) << 2);
+    // The window has grown since, but the program does not know: what it sends too far brings it word of that.
+    assert_eq!(lab.read_all(flow).len(), 2_000);
+    let after = next.wrapping_add(5);
+    let too_far = Tcp::ack(PROGRAM4, SERVER4, edge + 1_000, after).with(TcpControl::Fin).carrying(b"far");
+    lab.send(&too_far.bytes());
+    lab.packets();
+    let end = Tcp::ack(PROGRAM4, SERVER4, 3_001, after).with(TcpControl::Fin);
+    assert_that_a_lost_fin_is_sent_again(&mut lab, flow, end);
 }
 
 #[test]
