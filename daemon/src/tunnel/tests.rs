@@ -2,6 +2,7 @@
 
 pub(crate) mod proxy;
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::proxy::{Ca, Proxy};
-use super::{OpenError, Session, Tunnels, lost};
+use super::{OpenError, Session, Tunnels, dial, lost};
 
 /// Nothing in these tests takes longer where it works.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -256,6 +257,34 @@ async fn a_dial_whose_flow_gave_up_spoils_nothing_for_the_next_flow() {
         tokio::time::sleep(Duration::from_millis(5500)).await;
         proxy.mend();
         assert_carries(&mut scene.open().await.unwrap()).await;
+    };
+    local.run_until(story).await;
+}
+
+#[tokio::test]
+async fn a_dial_whose_packets_are_lost_is_not_the_only_one() {
+    let (ca, local) = (Ca::new(), LocalSet::new());
+    let story = async {
+        let proxy = Proxy::start(&ca, "p1");
+        proxy.lose_first_dial();
+        let scene = Scene::new(&ca, &[&proxy]);
+        assert_carries(&mut scene.open().await.unwrap()).await;
+    };
+    local.run_until(story).await;
+}
+
+#[tokio::test]
+async fn an_address_of_a_proxy_that_is_silent_does_not_keep_its_others_from_being_dialled() {
+    let (ca, local) = (Ca::new(), LocalSet::new());
+    let story = async {
+        let proxy = Proxy::start(&ca, "p1");
+        let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (endpoint, config) =
+            (super::endpoint::open().unwrap(), ca.credentials().client_config(&proxy.name()).unwrap());
+        let served = SocketAddr::from(([127, 0, 0, 1], proxy.port()));
+        let addresses = [silent.local_addr().unwrap(), served].into_iter();
+        let dialled = dial::connect_to_any(&endpoint, &config, addresses, "proxy.example.com");
+        assert!(timeout(PATIENCE, dialled).await.expect("one of them answers").is_some());
     };
     local.run_until(story).await;
 }

@@ -95,6 +95,7 @@ fn name(params: &mut CertificateParams, subject: Subject, usage: ExtendedKeyUsag
 #[derive(Default)]
 struct Shared {
     is_cut: AtomicBool,
+    loses_first_dial: AtomicBool,
     is_unavailable: AtomicBool,
     tcp_closes: Notify,
     sessions: AtomicUsize,
@@ -174,6 +175,11 @@ impl Proxy {
         self.shared.is_cut.store(true, Ordering::Relaxed);
     }
 
+    /// From the first dial that comes from now on, no datagram arrives.
+    pub(crate) fn lose_first_dial(&self) {
+        self.shared.loses_first_dial.store(true, Ordering::Relaxed);
+    }
+
     pub(crate) fn mend(&self) {
         self.shared.is_cut.store(false, Ordering::Relaxed);
     }
@@ -237,19 +243,32 @@ impl ConnectionIdGenerator for RandomIds {
     }
 }
 
+/// What the datagrams of a dial that has no answer yet begin with: the version, and the connection ID that its client
+/// has made up (RFC 9000 §17.2).
+fn dial_of(datagram: &[u8]) -> Option<&[u8]> {
+    let is_long = datagram.first()? & 0x80 != 0;
+    let length = usize::from(*datagram.get(5)?);
+    datagram.get(1..6 + length).filter(|_| is_long)
+}
+
 /// Carries datagrams between the one daemon outside and the endpoint, unless it is cut.
 async fn wire(outside: UdpSocket, endpoint: SocketAddr, shared: Arc<Shared>) {
     let inside = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     inside.connect(endpoint).await.unwrap();
     let (mut going_in, mut going_out) = (vec![0; 65_536], vec![0; 65_536]);
-    let mut daemon = None;
+    let (mut daemon, mut lost_dial) = (None, None);
     loop {
         let is_cut = || shared.is_cut.load(Ordering::Relaxed);
         // An error is the other end's port that was closed: what is sent to it is lost.
         tokio::select! {
             Ok((length, from)) = outside.recv_from(&mut going_in) => {
                 daemon = Some(from);
-                if !is_cut() {
+                let dial = dial_of(&going_in[..length]);
+                if shared.loses_first_dial.load(Ordering::Relaxed) && lost_dial.is_none() {
+                    lost_dial = dial.map(<[u8]>::to_vec);
+                }
+                let is_lost = dial.is_some() && dial == lost_dial.as_deref();
+                if !is_cut() && !is_lost {
                     let _ = inside.send(&going_in[..length]).await;
                 }
             }
