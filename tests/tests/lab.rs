@@ -12,8 +12,10 @@ mod lab {
     mod exec;
     mod explaining;
     mod holding;
+    mod locked_screen;
     mod modified_clients;
     mod names;
+    mod pid_reuse;
     mod programs;
     mod prompting;
     mod real_clients;
