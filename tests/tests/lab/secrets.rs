@@ -1,6 +1,7 @@
 //! A day of one user's, with every log at its loudest (the attack list's G): enrolment, an app, recovery codes, a code, a
-//! tap, wrong ones of each, logout and back. Afterwards no secret of it stands in a log, an audit file or a command's
-//! output for others, none ever stood in a process's arguments or environment, and every file is its owner's alone.
+//! tap, wrong ones of each, logout and back; and another user's with a key that has a PIN. Afterwards no secret of it stands
+//! in a log, an audit file or a command's output for others, none ever stood in a process's arguments or environment, and
+//! every file is its owner's alone.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,6 +15,8 @@ use portlatch_tests::browser::totp;
 use portlatch_tests::lab::program::Outcome;
 use portlatch_tests::lab::{Account::*, Host, Lab, LabOptions, PATIENCE, Part, Taps, start, wait_for};
 use serde_json::json;
+
+mod real_key;
 
 const PASSWORD: &str = "Zq7-canary-of-a-password";
 const WRONG_PASSWORD: &str = "Xk4-wrong-canary-of-a-password";
@@ -349,6 +352,9 @@ fn no_secret_is_in_a_log_a_record_or_a_process_list_and_no_file_is_open_to_other
     day.wait_for_service();
     day.see_challenge_and_grant();
     day.see_keys();
+    day.watch.add(real_key::PIN);
+    day.watch.add(real_key::WRONG_PIN);
+    real_key::is_used(&lab);
 
     let Day { watch, said, .. } = day;
     let mut secrets = watch.end();
@@ -356,7 +362,12 @@ fn no_secret_is_in_a_log_a_record_or_a_process_list_and_no_file_is_open_to_other
     secrets.insert(token.trim().to_owned());
     assert_has_none("what commands said", &said, &secrets);
     let logs = files_below(&lab.directory().join("log"));
-    for (part, loudest) in [("portlatchd", "DEBUG"), ("agent-jerry", "DEBUG"), ("portlatch-proxy", "TRACE")] {
+    for (part, loudest) in [
+        ("portlatchd", "DEBUG"),
+        ("agent-jerry", "DEBUG"),
+        ("agent-tom", "DEBUG"),
+        ("portlatch-proxy", "TRACE"),
+    ] {
         let log = logs.iter().find(|(path, _)| path.ends_with(part)).unwrap();
         assert!(log.1.contains(loudest), "{part} is not at its loudest");
     }
