@@ -274,6 +274,31 @@ check_55_a_no_at_the_prompt_darkens_the_key_and_refuses_the_program() {
     wait "$watcher" || true
 }
 
+check_56_a_login_that_is_given_up_darkens_the_key() {
+    local login_in
+    key first mark
+    login_command jerry --password-stdin
+    jerry "${LOGIN[@]}" <<<"$PASSWORD" >"$RUN/56" 2>&1 &
+    login_in=$!
+    await first blinks
+    pkill -INT -f '^portlatch login'
+    must_fail wait "$login_in"
+    await first cancelled
+    test "$(key first count touched)" = 0
+}
+
+check_57_an_agent_that_ends_darkens_the_key_and_refuses_the_program() {
+    key first mark
+    reach_once gate 8106 "$RUN/57"
+    await first blinks
+    systemctl stop agent
+    await first cancelled
+    must_fail wait "$PROGRAM"
+    test "$(key first count touched)" = 0
+    start_agent
+    until_true 60 is_attached
+}
+
 # A second key that jerry has enrolled; it is plugged in afterwards.
 spare_is_enrolled() {
     local adding
