@@ -36,36 +36,64 @@ pub(super) async fn copy(
     let over = proxy.view.boot_time_of(claims.session_end);
     let idle = claims.idle.map(Duration::from_secs).filter(|limit| !limit.is_zero());
     let _deadlines = proxy.deadlines.watch(session, proxy.clock.boot_time(), over, idle);
+    // A close that lingers for no time at all is a reset, and that is what it is until all has come through.
+    let _ = SockRef::from(&target).set_linger(Some(Duration::ZERO));
+    let mut streams = Unended { send, receive, is_known: false };
     let is_finished = AtomicBool::new(false);
     let reason = {
         let (read, write) = target.split();
         tokio::select! {
             biased;
-            reason = session.end.called() => reason,
+            reason = session.end.called() => {
+                // Nobody ends a session so, but for a test that sets a trap.
+                #[cfg(test)]
+                assert_ne!(reason, EndReason::Internal, "a trap that a test has set");
+                reason
+            }
             () = proxy.stop.ended.cancelled() => EndReason::ProxyStopped,
             // Made inside: what is made before and moved in takes its room twice in the session's task.
             copied = async {
-                tokio::try_join!(upload(receive, write, session, &proxy.budget), async {
-                    download(read, (&mut *send, turns), session, &proxy.budget).await?;
+                tokio::try_join!(upload(&mut *streams.receive, write, session, &proxy.budget), async {
+                    download(read, (&mut *streams.send, turns), session, &proxy.budget).await?;
                     is_finished.store(true, Ordering::Relaxed);
                     Ok(())
                 })
             } => copied.map_or_else(|fault| fault, |_| EndReason::Closed),
         }
     };
+    streams.is_known = true;
     if reason == EndReason::TargetReset && is_finished.into_inner() {
         // The target has said all it had to say and takes no more: what it said must not be lost on its way.
-        let _ = receive.stop(reset::BY_PEER.into());
+        let _ = streams.receive.stop(reset::BY_PEER.into());
         return reason;
     }
-    close(reason, &target, send, receive);
+    close(reason, &target, streams.send, streams.receive);
     reason
 }
 
-/// Ends both sides as the reason says: in order, or by resets.
+/// The streams of a session whose end is not known. Dropped so, by a panic, they are reset: quinn would finish ours, and what
+/// came until then would look whole.
+struct Unended<'s> {
+    send: &'s mut SendStream,
+    receive: &'s mut RecvStream,
+    is_known: bool,
+}
+
+impl Drop for Unended<'_> {
+    fn drop(&mut self) {
+        if !self.is_known {
+            reset_both(self.send, self.receive, reset::SESSION_ENDED);
+        }
+    }
+}
+
+/// Ends both sides as the reason says: in order, or by resets, the target's by its close.
 fn close(reason: EndReason, target: &TcpStream, send: &mut SendStream, receive: &mut RecvStream) {
     let code = match reason {
-        EndReason::Closed => return,
+        EndReason::Closed => {
+            let _ = SockRef::from(target).set_linger(None);
+            return;
+        }
         EndReason::ProgramReset | EndReason::TargetReset | EndReason::TunnelLost => reset::BY_PEER,
         EndReason::Idle
         | EndReason::SessionOver
@@ -79,7 +107,5 @@ fn close(reason: EndReason, target: &TcpStream, send: &mut SendStream, receive: 
         | EndReason::OverBudget
         | EndReason::Internal => reset::SESSION_ENDED,
     };
-    // A close that lingers for no time at all is a reset. A socket that is gone needs none.
-    let _ = SockRef::from(target).set_linger(Some(Duration::ZERO));
     reset_both(send, receive, code);
 }

@@ -3,6 +3,7 @@
 mod grants;
 mod hostile;
 mod lifecycle;
+mod panics;
 
 use std::net::SocketAddr;
 use std::time::Duration;
