@@ -168,6 +168,41 @@ mod tests {
         }
     }
 
+    /// The command lines that a text shows, without what else the shell does with them.
+    fn shown(text: &str) -> Vec<&str> {
+        let behind_prompt = |line| str::strip_prefix(line, "$ ").or_else(|| str::strip_prefix(line, "  "));
+        let commands = text.lines().filter_map(behind_prompt).filter(|line| line.starts_with("portlatch "));
+        commands.map(|line| line.split(" &").next().unwrap_or(line)).collect()
+    }
+
+    /// The words of a line as the shell makes them; what stands for something is given.
+    fn words(line: &str) -> Vec<String> {
+        let quoted = line.split('\'').enumerate();
+        let words = quoted.flat_map(|(n, part)| match n % 2 {
+            0 => part.split_whitespace().collect(),
+            _ => vec![part],
+        });
+        words.map(|word| word.replace("sha256:...", &format!("sha256:{}", "ab".repeat(32)))).collect()
+    }
+
+    #[test]
+    fn every_command_line_of_the_documentation_is_understood() {
+        let guide = include_str!("../../docs/using.md");
+        let texts = [include_str!("../../README.md"), guide, help::PORTLATCH, help::LOGIN, help::TAP];
+        for text in texts.into_iter().chain([help::EXEC, help::RDP]) {
+            let lines = shown(text);
+            assert!(!lines.is_empty(), "it shows none: {text}");
+            for line in lines {
+                let parsed = Cli::try_parse_from(words(line));
+                assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+            }
+        }
+        for command in Cli::command().get_subcommands() {
+            let name = format!("portlatch {}", command.get_name());
+            assert!(guide.contains(&name), "{name} is missing in the guide");
+        }
+    }
+
     #[test]
     fn what_people_type_is_understood() {
         let pin = format!("sha256:{}", "ab".repeat(32));

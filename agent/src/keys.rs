@@ -156,7 +156,7 @@ pub(crate) enum KeyError {
     )]
     NobodyToAsk,
     /// The key holds a credential of this user already.
-    #[error("this security key is enrolled already: log in with your password instead, or use another key")]
+    #[error("this security key is enrolled already: log in with it, or enrol another one")]
     AlreadyEnrolled,
     /// The key holds no credential of this user. (A USB key that has none is waited past: another may be plugged in.)
     #[cfg(feature = "software-key")]

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::local::{Say, Tell};
 use crate::prompt::Prompt;
-use crate::safe_text::{safe_matter, safe_sentence};
+use crate::safe_text::{safe_matter, safe_sentence, without_number};
 use crate::service::{Command, Handle};
 
 mod server;
@@ -57,7 +57,7 @@ pub(crate) enum Desktop {
 /// # Errors
 /// What the bus said.
 pub(crate) async fn look_for_server() -> Result<(), String> {
-    Server::find().await.map(|_| ()).map_err(|error| safe_sentence(&error.to_string()))
+    Server::find().await.map(|_| ()).map_err(|error| safe_sentence(without_number(&error.to_string())))
 }
 
 impl Notifications {

@@ -30,8 +30,13 @@ pub(crate) fn safe_matter(text: &str) -> String {
 /// What the operating system said, without its number, which tells people nothing.
 pub(crate) fn plain(error: &std::io::Error) -> String {
     let text = error.to_string();
-    let text = text.split(" (os error ").next().unwrap_or_default();
+    let text = without_number(&text);
     text.strip_prefix("failed to lookup address information: ").unwrap_or(text).to_owned()
+}
+
+/// What somebody says that the operating system said, likewise.
+pub(crate) fn without_number(text: &str) -> &str {
+    text.split(" (os error ").next().unwrap_or_default()
 }
 
 /// An error's text, as the sentence of its own that it becomes.

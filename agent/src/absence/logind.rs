@@ -11,7 +11,7 @@ use zbus::message::Type;
 use zbus::{Connection, MatchRule, Message, MessageStream, OwnedObjectPath, OwnedVariant};
 
 use super::{Screen, SeatEvent};
-use crate::safe_text::safe_sentence;
+use crate::safe_text::{safe_sentence, without_number};
 
 const SERVICE: &str = "org.freedesktop.login1";
 const MANAGER_PATH: &str = "/org/freedesktop/login1";
@@ -49,7 +49,7 @@ pub(crate) async fn look_for_it() -> Result<(), String> {
     let looked = async { Listener::connect().await?.sessions().await };
     match tokio::time::timeout(LONGEST_CALL, looked).await {
         Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) => Err(safe_sentence(&error.to_string())),
+        Ok(Err(error)) => Err(safe_sentence(without_number(&error.to_string()))),
         Err(_) => Err("the bus is silent".to_owned()),
     }
 }

@@ -19,6 +19,7 @@ use crate::terminal::{Keyboard, Stream, Typed};
 
 mod child;
 mod choice;
+mod directory;
 mod output;
 mod progress;
 mod summary;
@@ -70,6 +71,7 @@ async fn prepare(
         let name = safe(&name.to_string_lossy());
         return Err(Failure::Failed(format!("there is no program {name}: write its name or its path")));
     }
+    options.output_dir.as_deref().map_or(Ok(()), directory::check)?;
     let catalogue = super::ls::catalogue(files, clock).await?;
     let Choice { targets, remarks } = Choice::of(&catalogue, options)?;
     for remark in remarks {

@@ -178,7 +178,7 @@ impl Answer {
             say(&format!("  - {step}"))?;
         }
         if let Some(refusal) = &self.last_refusal {
-            say(&format!("The last time it was refused: {}  {}", refusal.time, refusal.line()))?;
+            say(&format!("The last time: {}  {}", refusal.time, refusal.line()))?;
         }
         for trouble in &self.troubles {
             say(&format!("But on this machine: {trouble}"))?;

@@ -143,7 +143,17 @@ impl Service {
             Subject::Port { resource, port } => self.ask(id, resource, port, 0),
             // Control decides when the ceremony begins; the tunnel is for the grants that follow.
             Subject::Exec(targets) => self.want_tunnel(id, self.tunnels_to_try(&targets)),
-            Subject::Devices(_) => self.enter_broker(id),
+            Subject::Devices(_) => self.want_change(id),
+        }
+    }
+
+    /// A change of keys needs no tunnel, only the user's ear.
+    fn want_change(&mut self, id: RequestId) {
+        let wish = self.requests.get(&id).map(Request::wish);
+        let objection = wish.and_then(|wish| self.broker.objection(&wish, self.clock.boot_time()));
+        match objection {
+            Some(objection) => self.refuse(id, objection.reason(), Some(objection.advice())),
+            None => self.enter_broker(id),
         }
     }
 

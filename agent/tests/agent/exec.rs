@@ -115,6 +115,14 @@ async fn what_cannot_be_run_is_told_before_anybody_taps() {
     let unasked = machine.run(&arguments(&logs, &[], &["true"])).await;
     assert_eq!(unasked.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&unasked.stderr).contains("add --yes"));
+    let file = machine.directory.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    for taken in [file.clone(), file.join("logs")] {
+        let unkept = machine.run(&arguments(&taken, &["--yes"], &["true"])).await;
+        assert_eq!(unkept.status.code(), Some(1));
+        let complaint = String::from_utf8_lossy(&unkept.stderr).into_owned();
+        assert!(complaint.contains(&format!("{} cannot be written: ", taken.display())), "{complaint}");
+    }
     let code = machine.run(&arguments(&logs, &["--yes", "--mfa-mode", "otp"], &["true"])).await;
     assert_eq!(code.status.code(), Some(2));
     assert_eq!(machine.control.challenges(), 0);

@@ -112,7 +112,10 @@ async fn a_key_is_removed_after_a_tap_and_stays_after_a_denial() {
     rm.types("d").await;
     assert_eq!(rm.ends().await.status.code(), Some(3));
     assert_eq!(listed(&machine).await.len(), 1);
-    // Another program's name, so that the denial's rest does not matter.
+    let resting = machine.run(&["mfa", "rm", "blue"]).await;
+    assert_eq!(resting.status.code(), Some(3));
+    let complaint = complaint(&resting);
+    assert!(complaint.contains(" s, or run `portlatch watch` and lift it"), "{complaint}");
     let mut watch = machine.start(&["watch"]);
     watch.sees("a change of your keys for portlatch mfa rests").await;
     watch.types("lift 1").await;

@@ -51,7 +51,11 @@ fn seen(glance: Glance, login: Option<&Login>, clock: &Clock) -> (Vec<Finding>, 
     let Glance { time, catalogue } = glance;
     let answers = match &catalogue {
         Ok(catalogue) => {
-            Finding::ok("control", format!("it answers; {} resources are yours", catalogue.resources.len()))
+            let yours = match catalogue.resources.len() {
+                1 => "1 resource is yours".to_owned(),
+                count => format!("{count} resources are yours"),
+            };
+            Finding::ok("control", format!("it answers; {yours}"))
         }
         Err(_) if login.is_none() => Finding::ok("control", "it answers"),
         Err(error) if error.is_login_over() => {

@@ -155,7 +155,22 @@ pub(super) fn failed(reason: RefusalReason, message: Option<String>) -> Tell {
         | RefusalReason::TargetUnreachable
         | RefusalReason::NoProxy => false,
     };
-    Tell::Failed { denied, text: message.unwrap_or_else(|| reason.advice().to_owned()) }
+    let advice = match reason {
+        // What is told to whoever waits with a program speaks of connecting.
+        RefusalReason::TimedOut => "nobody tapped in time: run it again",
+        RefusalReason::NoLogin
+        | RefusalReason::UnknownPort
+        | RefusalReason::Policy
+        | RefusalReason::Denied
+        | RefusalReason::QueueFull
+        | RefusalReason::CoolDown
+        | RefusalReason::Locked
+        | RefusalReason::TargetRefused
+        | RefusalReason::TargetUnreachable
+        | RefusalReason::NoProxy
+        | RefusalReason::Limit => reason.advice(),
+    };
+    Tell::Failed { denied, text: message.unwrap_or_else(|| advice.to_owned()) }
 }
 
 #[cfg(test)]
@@ -167,6 +182,12 @@ mod tests {
     use super::super::Stage;
     use super::*;
     use crate::prompt::Waiting;
+
+    #[test]
+    fn a_command_is_told_to_be_run_again() {
+        let Tell::Failed { denied, text } = failed(RefusalReason::TimedOut, None) else { panic!() };
+        assert_eq!((denied, text.as_str()), (false, "nobody tapped in time: run it again"));
+    }
 
     #[tokio::test]
     async fn how_it_ends_reaches_a_command_that_reads_nothing() {
