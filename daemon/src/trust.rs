@@ -235,6 +235,17 @@ impl Trust {
     }
 }
 
+/// Whether this process may say which clusters the machine serves.
+///
+/// # Errors
+/// [`TrustError::NotRoot`].
+pub fn may_be_said() -> Result<(), TrustError> {
+    match rustix::process::geteuid().is_root() {
+        true => Ok(()),
+        false => Err(TrustError::NotRoot),
+    }
+}
+
 /// `portlatchd trust URL --ca-pin PIN --zone ZONE...`: lists the cluster, in the place of what was said about it before.
 /// Gives a warning line for each zone that captures more names than one organisation's; listing it is the permission.
 ///
@@ -246,9 +257,7 @@ pub fn trust(
     pin: CaPin,
     mut zones: Vec<Hostname>,
 ) -> Result<Vec<String>, TrustError> {
-    if !rustix::process::geteuid().is_root() {
-        return Err(TrustError::NotRoot);
-    }
+    may_be_said()?;
     let (host, port) = parse_url(url)?;
     zones.sort();
     zones.dedup();

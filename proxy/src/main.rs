@@ -25,9 +25,24 @@ const VERSION: &str = if cfg!(feature = "test-clock") {
     concat!(env!("CARGO_PKG_VERSION"), " (features: none)")
 };
 
-/// Portlatch's proxy and control service.
+/// What stands below the help.
+const MORE: &str = "\
+To begin:
+  portlatch-proxy init --public-host proxy.example.com
+  portlatch-proxy run
+and, beside it, as root or as its own user:
+  portlatch-proxy apply -f resources.yaml
+  portlatch-proxy users add jerry --roles access-prod
+
+Exit codes: 0 done, 1 failed, 2 typed wrong, 3 denied.
+
+Environment:
+  PORTLATCH_LOG  what `run` logs to standard error: warn, info (the default), debug, trace
+  NO_COLOR       as everywhere";
+
+/// Portlatch's proxy and control service: what a company runs.
 #[derive(Debug, Parser)]
-#[command(name = "portlatch-proxy", version = VERSION, about)]
+#[command(name = "portlatch-proxy", version = VERSION, arg_required_else_help = true, after_help = MORE)]
 struct Arguments {
     /// The proxy's directory.
     #[arg(long, global = true, value_name = "DIR", default_value = "/var/lib/portlatch-proxy")]
@@ -65,16 +80,30 @@ fn main() -> ExitCode {
     }
 }
 
-/// The error with its causes, but none that the text before it has said already.
+/// The error with its causes, but none that the text before it has said already; and what to do where the system forbade
+/// it.
 fn told(error: &anyhow::Error) -> String {
-    error.chain().fold(String::new(), |told, cause| {
-        let cause = cause.to_string();
+    let told = error.chain().fold(String::new(), |told, cause| {
+        let cause = without_number(&cause.to_string());
         match told.contains(&cause) {
             true => told,
             false if told.is_empty() => cause,
             false => format!("{told}: {cause}"),
         }
-    })
+    });
+    let is_forbidden = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    match is_forbidden.map(std::io::Error::kind).any(|kind| kind == std::io::ErrorKind::PermissionDenied) {
+        true => format!("{told}: run it as root, or give a directory of your own with --dir"),
+        false => told,
+    }
+}
+
+/// What the system said, without its number, which tells people nothing.
+fn without_number(text: &str) -> String {
+    match text.split_once(" (os error ") {
+        Some((said, rest)) => said.to_owned() + rest.split_once(')').map_or("", |(_, rest)| rest),
+        None => text.to_owned(),
+    }
 }
 
 fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
@@ -141,13 +170,75 @@ fn make_cluster(dir: PathBuf, public_host: PublicAddress, output: Output) -> any
     Ok(())
 }
 
-/// What the service logs, for the system's journal; `RUST_LOG` says how much.
+/// Says how much is logged.
+const LOG_VARIABLE: &str = "PORTLATCH_LOG";
+
+/// What the service logs, for the system's journal.
 fn log_to_stderr() {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+    let filter = tracing_subscriber::EnvFilter::try_from_env(LOG_VARIABLE)
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::env::var_os("NO_COLOR").is_none() && rustix::termios::isatty(std::io::stderr()))
         .init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn what_the_system_forbids_is_told_with_what_to_do() {
+        let forbidden = std::io::Error::from_raw_os_error(13);
+        let error = anyhow::Error::from(forbidden).context("/var/lib/portlatch-proxy");
+        assert_eq!(
+            told(&error),
+            "/var/lib/portlatch-proxy: Permission denied: run it as root, or give a directory of your own with --dir"
+        );
+        let missing = anyhow::Error::from(std::io::Error::from_raw_os_error(2)).context("x");
+        assert_eq!(told(&missing), "x: No such file or directory");
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed_and_each_part_is_explained() {
+        fn is_explained(command: &clap::Command) {
+            let name = command.get_name();
+            assert!(command.get_about().is_some(), "{name} says nothing of itself");
+            for argument in command.get_arguments() {
+                assert!(argument.get_help().is_some(), "{name} says nothing of {}", argument.get_id());
+            }
+            command.get_subcommands().for_each(is_explained);
+        }
+        Arguments::command().debug_assert();
+        is_explained(&Arguments::command());
+    }
+
+    #[test]
+    fn every_command_line_of_the_documentation_is_understood() {
+        let guide = include_str!("../../docs/administration.md");
+        for text in [include_str!("../../README.md"), guide, MORE] {
+            let lines = text.lines().filter_map(|line| line.strip_prefix("# ").or(line.strip_prefix("  ")));
+            let lines: Vec<&str> = lines.filter(|line| line.starts_with("portlatch-proxy ")).collect();
+            assert!(!lines.is_empty(), "it shows none: {text}");
+            for line in lines {
+                let typed = line.split(" #").next().unwrap_or(line).trim_end_matches(" &");
+                let words = typed.split('\'').enumerate().flat_map(|(n, part)| match n % 2 {
+                    0 => part.split_whitespace().collect(),
+                    _ => vec![part],
+                });
+                let words: Vec<String> = words.map(|word| word.replace("ID", "5e55")).collect();
+                let parsed = Arguments::try_parse_from(&words);
+                assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+            }
+        }
+        for command in Arguments::command().get_subcommands() {
+            let name = command.get_name();
+            assert!(
+                guide.contains(&format!("`{name} ")) || guide.contains(&format!("-proxy {name}")),
+                "{name} is missing in the guide"
+            );
+        }
+    }
 }
