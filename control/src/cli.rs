@@ -47,7 +47,7 @@ pub enum CliError {
     },
     /// Nobody listens.
     #[error(
-        "portlatch-proxy does not run here, nobody listens at {}: start it, or say with --dir where its directory is",
+        "nobody listens at {}: start portlatch-proxy, or say with --dir where its directory is",
         path.display()
     )]
     NotRunning {

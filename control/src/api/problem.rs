@@ -17,7 +17,9 @@ use crate::store::StoreError;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Denial {
     /// The first factor, or a login's or enrolment's key.
-    #[error("user, password or token is wrong, or the security key's answer is")]
+    #[error(
+        "user, password, token or code is wrong, or the security key's answer: try again, or ask an administrator"
+    )]
     BadLogin,
     /// The ceremony is over, unknown, or was answered already.
     #[error("this prompt is over: try again")]
