@@ -9,6 +9,7 @@
 mod cluster;
 mod control;
 mod gate;
+mod signatures;
 mod stalls;
 mod waits;
 

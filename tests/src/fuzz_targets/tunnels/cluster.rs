@@ -9,16 +9,19 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPai
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use portlatch_protocol::attach::CertificateBytes;
+use portlatch_protocol::frame::{self, LENGTH_BYTES, MAX_STREAM_FRAME};
 use portlatch_protocol::grant::{AUDIENCE, Confirmation, ConnectionLimits, GrantClaims, JWT_TYPE};
 use portlatch_protocol::identity::Login;
 use portlatch_protocol::names::{Hostname, ResourceId};
 use portlatch_protocol::ports::PortRange;
+use portlatch_protocol::stream::Open;
 use portlatch_protocol::thumbprint::Thumbprint;
 use portlatch_protocol::watch::{GrantKey, ProxyResource, Target};
 use portlatch_proxy::grant::{GrantFault, TunnelIdentity};
 
-/// Time goes in steps of this length, and whatever ends does so at least 2 s beside a step: the clock under it is the
-/// machine's.
+use super::signatures;
+
+/// Time goes in steps of this length, and whatever ends does so beside a step.
 pub(super) const STEP: Duration = Duration::from_secs(8);
 pub(super) const STEP_SECONDS: i64 = 8;
 /// Where control's clock stands when a story begins, in seconds.
@@ -27,10 +30,12 @@ pub(super) const CLUSTER: &str = "c.example";
 pub(super) const KIDS: [&str; 2] = ["k1", "k2"];
 pub(super) const LOGINS: usize = 2;
 pub(super) const RESOURCES: usize = 3;
+pub(super) const PLACES: usize = 4;
 
 /// A resource's port, as programs ask for it.
 #[derive(Debug)]
 pub(super) struct Place {
+    pub(super) number: usize,
     pub(super) id: ResourceId,
     pub(super) port: u16,
     pub(super) host: Hostname,
@@ -39,6 +44,7 @@ pub(super) struct Place {
 /// A grant, and the truth about it.
 #[derive(Debug)]
 pub(super) struct Token {
+    number: usize,
     pub(super) text: String,
     pub(super) claims: GrantClaims,
     /// What its header says, and which key did sign it.
@@ -53,9 +59,11 @@ pub(super) struct Token {
 pub(super) struct Cluster {
     pub(super) tunnels: [TunnelIdentity; LOGINS],
     pub(super) resources: [ProxyResource; RESOURCES],
-    pub(super) places: [Place; 4],
+    pub(super) places: [Place; PLACES],
     /// The first one for each place is the first login's and good.
     pub(super) tokens: Vec<Token>,
+    /// Of a stream to each place, with each token.
+    headers: Vec<[Open; PLACES]>,
     points: [Vec<u8>; 3],
 }
 
@@ -68,7 +76,18 @@ impl Cluster {
         GrantKey { kid: KIDS[kid].parse().expect("an identifier"), point }
     }
 
+    /// The key that signs with this number, as a point.
+    pub(super) fn point(&self, signer: usize) -> &[u8] {
+        &self.points[signer]
+    }
+
+    /// A stream's header with this grant.
+    pub(super) fn header(&self, token: &Token, place: &Place) -> &Open {
+        &self.headers[token.number][place.number]
+    }
+
     fn new() -> Self {
+        signatures::remember();
         let keys: [EcdsaKeyPair; 3] = std::array::from_fn(|_| {
             EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).expect("a new key")
         });
@@ -79,16 +98,30 @@ impl Cluster {
             resource("app/wiki", "wiki.corp.internal", &[(80, 80)]),
             resource("node/build", "build.corp.internal", &[(22, 22)]),
         ];
-        let places = [(0, 5432), (0, 6433), (1, 80), (2, 22)].map(|(at, port)| {
+        let places = [(0, 0, 5432), (1, 0, 6433), (2, 1, 80), (3, 2, 22)].map(|(number, at, port)| {
             let of: &ProxyResource = &resources[at];
             let host = of.host.anchor();
-            Place { id: of.id.clone(), port, host }
+            Place { number, id: of.id.clone(), port, host }
         });
         let mut tokens = Tokens { keys: &keys, all: Vec::new() };
         tokens.make(&tunnels, &places);
         let tokens = tokens.all;
-        Self { tunnels, resources, places, tokens, points }
+        let headers_of = |token: &Token| places.each_ref().map(|place| header_of(place, token.text.clone()));
+        let headers = tokens.iter().map(headers_of).collect();
+        Self { tunnels, resources, places, tokens, headers, points }
     }
+}
+
+/// A stream's header, as it was written by one end and read by the other.
+pub(super) fn header_of(place: &Place, grant: String) -> Open {
+    let (resource, port, host) = (place.id.clone(), place.port, place.host.clone());
+    let open = Open { resource, port, host, grant, program: Some("psql".into()) };
+    let bytes = frame::encode(&open, MAX_STREAM_FRAME).expect("an Open fits its frame");
+    let (prefix, content) = bytes.split_first_chunk::<LENGTH_BYTES>().expect("a length");
+    assert_eq!(frame::content_length(*prefix, MAX_STREAM_FRAME).ok(), Some(content.len()));
+    let read: Open = frame::decode(content).expect("our own header is read");
+    assert_eq!(read, open);
+    read
 }
 
 fn tunnel((user, login, device): (&str, &str, &str)) -> TunnelIdentity {
@@ -119,7 +152,7 @@ struct Tokens<'a> {
 }
 
 impl Tokens<'_> {
-    fn make(&mut self, tunnels: &[TunnelIdentity; LOGINS], places: &[Place; 4]) {
+    fn make(&mut self, tunnels: &[TunnelIdentity; LOGINS], places: &[Place; PLACES]) {
         for tunnel in tunnels {
             for place in places {
                 for (steps, kid) in [(37, 0), (20, 1), (7, 0)] {
@@ -159,7 +192,8 @@ impl Tokens<'_> {
         for (header, fault) in headers {
             let claims = self.claims(own, place, 37);
             let text = self.sign(header, &claims, 0);
-            self.all.push(Token { text, claims, kid: 0, signer: 0, header: Some(fault) });
+            let number = self.all.len();
+            self.all.push(Token { number, text, claims, kid: 0, signer: 0, header: Some(fault) });
         }
     }
 
@@ -190,7 +224,8 @@ impl Tokens<'_> {
     fn add(&mut self, claims: GrantClaims, kid: usize, signer: usize) {
         let header = format!(r#"{{"alg":"ES256","typ":"{JWT_TYPE}","kid":"{}"}}"#, KIDS[kid]);
         let text = self.sign(&header, &claims, signer);
-        self.all.push(Token { text, claims, kid, signer, header: None });
+        let number = self.all.len();
+        self.all.push(Token { number, text, claims, kid, signer, header: None });
     }
 
     /// RFC 7515, without the code that reads it.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use portlatch_protocol::grant::AUDIENCE;
+use portlatch_protocol::names::ResourceId;
 use portlatch_protocol::ports::PortRange;
 use portlatch_protocol::watch::{
     Change, ControlTime, GrantKey, Lock, LockTarget, MAX_SILENCE, ProxyResource, RevokedGrant, Snapshot,
@@ -128,7 +129,7 @@ pub(super) struct Facts {
     heard_at: u32,
     /// Whose key each name stands for: its point.
     keys: BTreeMap<String, Vec<u8>>,
-    resources: BTreeMap<String, Vec<PortRange>>,
+    resources: BTreeMap<ResourceId, Vec<PortRange>>,
     locks: BTreeMap<String, Lock>,
     revoked: BTreeMap<String, i64>,
     ended: BTreeSet<String>,
@@ -175,11 +176,11 @@ impl Facts {
     fn change(&mut self, change: &Change) {
         match change {
             Change::Resource(resource) => {
-                self.resources.insert(resource.id.to_string(), resource.ports.clone());
+                self.resources.insert(resource.id.clone(), resource.ports.clone());
             }
-            Change::ResourceGone(id) => drop(self.resources.remove(&id.to_string())),
+            Change::ResourceGone(id) => drop(self.resources.remove(id)),
             Change::Locked(lock) => drop(self.locks.insert(lock.id.to_string(), lock.clone())),
-            Change::Unlocked(id) => drop(self.locks.remove(&id.to_string())),
+            Change::Unlocked(id) => drop(self.locks.remove(id.as_str())),
             Change::Revoked(revoked) => {
                 self.revoked.extend(revoked.iter().map(|one| (one.grant.to_string(), one.expires.0)));
             }
@@ -202,7 +203,7 @@ impl Facts {
     }
 
     pub(super) fn has(&self, place: &Place) -> bool {
-        let ports = self.resources.get(&place.id.to_string());
+        let ports = self.resources.get(&place.id);
         ports.is_some_and(|ports| ports.iter().any(|range| range.contains(place.port)))
     }
 
@@ -224,7 +225,7 @@ impl Facts {
     }
 
     fn has_login_ended(&self, who: usize) -> bool {
-        self.ended.contains(&CLUSTER_OF_ALL.tunnels[who].login.login.to_string())
+        self.ended.contains(CLUSTER_OF_ALL.tunnels[who].login.login.as_str())
     }
 
     pub(super) fn is_tunnel_cut(&self, who: usize, passed: u32) -> bool {
@@ -235,7 +236,7 @@ impl Facts {
     pub(super) fn objections(&self, who: usize, place: &Place, passed: u32) -> Vec<Objection> {
         let is_meant = |target: &LockTarget| matches!(target, LockTarget::Resource(id) if *id == place.id);
         let is_locked = self.is_tunnel_locked(who, passed) || self.is_locked(passed, is_meant);
-        let is_gone = !self.resources.contains_key(&place.id.to_string());
+        let is_gone = !self.resources.contains_key(&place.id);
         let all = [
             (self.has_login_ended(who), Objection::LoginEnded),
             (is_locked, Objection::Locked),
@@ -252,7 +253,7 @@ impl Facts {
         place: &Place,
         passed: u32,
     ) -> Vec<GrantFault> {
-        let is_revoked = self.revoked.contains_key(&token.claims.jti.to_string());
+        let is_revoked = self.revoked.contains_key(token.claims.jti.as_str());
         let objections = self.objections(who, place, passed);
         let revoked = is_revoked.then_some(GrantFault::Revoked);
         revoked.into_iter().chain(objections.into_iter().map(GrantFault::from)).collect()
@@ -264,8 +265,7 @@ impl Facts {
         let tunnel = &CLUSTER_OF_ALL.tunnels[who];
         let now = self.now(passed).div_euclid(1000);
         let point = self.keys.get(KIDS[token.kid]);
-        let is_signed =
-            point.is_some_and(|point| *point == CLUSTER_OF_ALL.key(token.kid, token.signer).point.0);
+        let is_signed = point.is_some_and(|point| *point == CLUSTER_OF_ALL.point(token.signer));
         let login = (&claims.sub, &claims.login, &claims.device);
         let is_over = claims.exp + LEEWAY <= now || claims.session_end <= now;
         let all = [

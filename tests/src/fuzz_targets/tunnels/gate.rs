@@ -3,6 +3,8 @@
 //! The code under test is what `portlatch-proxy` decides with: its view of control, the verification of grants, the
 //! limits of users and the table of sessions, put together as it puts them together, without sockets.
 
+use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::future::Future as _;
 use std::pin::pin;
 use std::sync::Arc;
@@ -10,9 +12,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use portlatch_clock::{Clock, TimeOfDay};
-use portlatch_protocol::frame::{self, LENGTH_BYTES, MAX_STREAM_FRAME};
+use portlatch_protocol::frame::{self, LENGTH_BYTES};
 use portlatch_protocol::names::Id;
-use portlatch_protocol::stream::{Open, OpenRefusal};
+use portlatch_protocol::stream::OpenRefusal;
 use portlatch_protocol::watch::WatchMessage;
 use portlatch_proxy::grant::{GrantFault, KnownGrants, VerifiedGrant};
 use portlatch_proxy::limits::{Limits, MAX_TUNNELS, Place as Room};
@@ -20,7 +22,7 @@ use portlatch_proxy::sessions::{End, EndReason, Killed, LiveSession, SessionEntr
 use portlatch_proxy::watch::{Effect, View};
 use tokio::sync::watch;
 
-use super::cluster::{BEGIN, CLUSTER_OF_ALL, LOGINS, Place, STEP, Token};
+use super::cluster::{BEGIN, CLUSTER_OF_ALL, LOGINS, PLACES, Place, STEP, Token, header_of};
 use super::control::{Control, Facts};
 
 /// Sessions, and streams on the way to be some, that a story has at once: each is looked at after each step.
@@ -169,19 +171,24 @@ impl Gate {
 
     /// Every session against which something stands is told to end, for such a reason; and no other one.
     fn check_ends(&mut self, killed: Option<usize>) {
-        for (number, live) in self.live.iter_mut().enumerate() {
+        let reasons_against = |who: usize, place: &Place| -> Vec<EndReason> {
             let facts = self.facts.as_ref();
-            let against =
-                facts.map_or(Vec::new(), |facts| facts.objections(live.who, live.place, self.passed));
+            let objections = facts.map_or(Vec::new(), |facts| facts.objections(who, place, self.passed));
+            objections.into_iter().map(EndReason::from).collect()
+        };
+        // Many sessions are of the same login and to the same place.
+        let against: [[OnceCell<Vec<EndReason>>; PLACES]; LOGINS] = Default::default();
+        for (number, live) in self.live.iter_mut().enumerate() {
             let told = told_of(&live.entry.end);
             if live.ended.is_some() {
                 assert_eq!(told, live.ended, "an end was taken back, or has another reason now");
                 continue;
             }
-            let may_end: Vec<_> = against.iter().map(|objection| EndReason::from(*objection)).collect();
+            let may_end =
+                against[live.who][live.place.number].get_or_init(|| reasons_against(live.who, live.place));
             match told {
                 None => {
-                    let may_stay = may_end.is_empty() || live.is_spared && may_end == [EndReason::Locked];
+                    let may_stay = may_end.is_empty() || live.is_spared && *may_end == [EndReason::Locked];
                     assert!(may_stay && killed != Some(number), "a session goes on: {may_end:?}");
                 }
                 Some(EndReason::Killed) => assert_eq!(killed, Some(number), "another one was killed"),
@@ -230,7 +237,10 @@ impl Gate {
             return Err(NotAdmitted::NotReady);
         }
         let facts = self.facts.as_ref().expect("it is ready");
-        let open = header_of(place, alter(&token.text, altered));
+        let open = match altered {
+            None => Cow::Borrowed(CLUSTER_OF_ALL.header(token, place)),
+            Some(at) => Cow::Owned(header_of(place, alter(&token.text, at))),
+        };
         let tunnel = &CLUSTER_OF_ALL.tunnels[who];
         let grant = VerifiedGrant::verify(&open, tunnel, &self.view, &self.known[who]);
         if altered.is_some() {
@@ -362,22 +372,10 @@ fn told_of(end: &End) -> Option<EndReason> {
     }
 }
 
-/// A stream's header, as it was written by one end and read by the other.
-fn header_of(place: &Place, grant: String) -> Open {
-    let (resource, port, host) = (place.id.clone(), place.port, place.host.clone());
-    let open = Open { resource, port, host, grant, program: Some("psql".into()) };
-    let bytes = frame::encode(&open, MAX_STREAM_FRAME).expect("an Open fits its frame");
-    let (prefix, content) = bytes.split_first_chunk::<LENGTH_BYTES>().expect("a length");
-    assert_eq!(frame::content_length(*prefix, MAX_STREAM_FRAME).ok(), Some(content.len()));
-    let read: Open = frame::decode(content).expect("our own header is read");
-    assert_eq!(read, open);
-    read
-}
-
-fn alter(token: &str, place: Option<u16>) -> String {
-    let Some(place) = place else { return token.to_owned() };
+/// The token with one character altered.
+fn alter(token: &str, at: u16) -> String {
     let mut bytes = token.as_bytes().to_vec();
-    let at = usize::from(place) % bytes.len();
+    let at = usize::from(at) % bytes.len();
     bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
     String::from_utf8(bytes).expect("a grant is ASCII")
 }

@@ -92,16 +92,19 @@ pub(super) struct Brought {
 
 impl Brought {
     fn grant(self) -> Grant {
-        let seconds = match self.kind & 7 {
+        let amr = if self.is_tapped() { vec!["hwk".to_owned(), "user".to_owned()] } else { Vec::new() };
+        let program = if self.is_sound() { None } else { Some("p".repeat(257)) };
+        Grant { token: self.token.text.clone(), expires_in: self.expires_in(), amr, program }
+    }
+
+    fn expires_in(self) -> Duration {
+        Duration::from_secs(match self.kind & 7 {
             0 => 0,
             1 => 30,
             2 => 100,
             3 => 100_000,
             _ => 300,
-        };
-        let amr = if self.is_tapped() { vec!["hwk".to_owned(), "user".to_owned()] } else { Vec::new() };
-        let program = if self.is_sound() { None } else { Some("p".repeat(257)) };
-        Grant { token: self.token.text.clone(), expires_in: Duration::from_secs(seconds), amr, program }
+        })
     }
 
     fn is_tapped(self) -> bool {
@@ -114,7 +117,7 @@ impl Brought {
     }
 
     fn serving(self, now: BootTime) -> Serving {
-        let until = now + self.grant().expires_in.min(MAX_LIFETIME);
+        let until = now + self.expires_in().min(MAX_LIFETIME);
         Serving { token: self.token, is_tapped: self.is_tapped(), until }
     }
 }
@@ -167,7 +170,7 @@ impl Waits {
                 return;
             }
             self.next_flow += 1;
-            let (flow, key) = (self.next_flow, self.keys[place].clone());
+            let (flow, key) = (self.next_flow, &self.keys[place]);
             let host = &CLUSTER_OF_ALL.places[place].host;
             let now = self.now;
             self.serving.retain(|_, serving| serving.until > now);
@@ -176,7 +179,7 @@ impl Waits {
             let before = self.requests.values().filter(|request| request.place == place).count();
             self.waiting.insert(flow, Waiting { place, is_told: false });
             self.counts[place].waiting += 1;
-            let wanted = Wanted { key: &key, host, inode: flow, prompt_on };
+            let wanted = Wanted { key, host, inode: flow, prompt_on };
             self.tracker.handle_flow(&wanted, WaiterId(flow), self.now);
             self.settle(Cause::Flow(place));
             let is_over = !self.waiting.contains_key(&flow);
@@ -197,15 +200,15 @@ impl Waits {
         let Some(waiting) = self.waiting.remove(&flow) else { return };
         self.counts[place].waiting -= 1;
         self.counts[place].told -= usize::from(waiting.is_told);
-        self.tracker.handle_flow_gone(&self.keys[place].clone(), WaiterId(flow));
+        self.tracker.handle_flow_gone(&self.keys[place], WaiterId(flow));
         self.settle(Cause::Other);
         // Whoever has gone twice, or heard its word already, is nobody.
-        self.tracker.handle_flow_gone(&self.keys[place].clone(), WaiterId(flow));
+        self.tracker.handle_flow_gone(&self.keys[place], WaiterId(flow));
         self.settle(Cause::Other);
     }
 
     pub(super) fn first_request(&mut self, place: usize) {
-        self.tracker.handle_first_request(&self.keys[place].clone());
+        self.tracker.handle_first_request(&self.keys[place]);
         self.settle(Cause::Other);
     }
 
@@ -281,7 +284,7 @@ impl Waits {
         if self.serving.get(&at).is_some_and(|serving| serving.token.text == token.text) {
             self.serving.remove(&at);
         }
-        self.tracker.handle_grant_ended(&self.keys[at].clone(), &token.text);
+        self.tracker.handle_grant_ended(&self.keys[at], &token.text);
         self.settle(Cause::Other);
     }
 
@@ -361,7 +364,7 @@ impl Waits {
                 Event::Ask(wanted) => {
                     let Cause::Flow(place) = cause else { panic!("the agent is asked for nobody") };
                     let key = PortKey { resource: wanted.resource, port: wanted.port };
-                    assert_eq!((key, wanted.inode), (self.keys[place].clone(), self.next_flow));
+                    assert_eq!((&key, wanted.inode), (&self.keys[place], self.next_flow));
                     self.ask(wanted.request, place);
                 }
                 Event::TunnelNeeded { request, resource } => {
