@@ -29,6 +29,9 @@ pub(crate) struct Login {
     /// Log in here, with password and security key at this machine, and not in the browser
     #[arg(long)]
     native: bool,
+    /// Log in here with your security key alone, which asks for its PIN or your finger in place of the password
+    #[arg(long, conflicts_with_all = ["enrol", "password_stdin", "recovery_code"])]
+    pub(crate) passkey: bool,
     /// Read the password from the first line of standard input, and a recovery code from the second
     #[arg(long)]
     pub(crate) password_stdin: bool,
@@ -56,7 +59,8 @@ pub(crate) enum LoginPlace {
 impl Login {
     /// In the browser, unless the options make sense in the terminal alone.
     pub(crate) fn place(&self) -> LoginPlace {
-        let is_native = self.native || self.password_stdin || self.recovery_code || self.enrol.is_some();
+        let is_native =
+            self.native || self.passkey || self.password_stdin || self.recovery_code || self.enrol.is_some();
         #[cfg(feature = "software-key")]
         let is_native = is_native || self.software_key.is_some();
         if is_native { LoginPlace::Terminal } else { LoginPlace::Browser }

@@ -21,7 +21,9 @@ Environment:
 pub(super) const LOGIN: &str = "\
 The first time, with what the administrator gave you (or open the link and enrol in the browser):
   portlatch login --proxy https://proxy.example.com --user NAME --enrol TOKEN --ca-pin sha256:...
-Later, `portlatch login` is enough. Modes: webauthn (a key; the default), otp (a code where one is taken), browser (a page).";
+Later, `portlatch login` is enough; without a browser, `portlatch login --passkey` where your key asks for its PIN or your
+finger, or `portlatch login --native` with your password. Modes: webauthn (a key; the default), otp (a code where one is
+taken), browser (a page).";
 
 /// Of `agent`.
 pub(super) const AGENT: &str = "\

@@ -1,5 +1,5 @@
-//! `portlatch login`: at a page of the cluster; or here, with password and tap, or the enrolment of a new user. Then the
-//! login certificate.
+//! `portlatch login`: at a page of the cluster; or here, with password and tap, with a key that verifies its user, or by the
+//! enrolment of a new user. Then the login certificate.
 
 use std::time::Duration;
 
@@ -156,6 +156,10 @@ fn trust(options: &Login, files: &Files, address: &ClusterAddress) -> Result<Tru
 }
 
 async fn first_factor(options: &Login) -> Result<FirstFactor, Failure> {
+    // The key says who is there, and that it is its owner.
+    if options.passkey {
+        return Ok(FirstFactor::Passkey);
+    }
     let secret = |text: Zeroizing<String>| Secret(text.to_string());
     let proof = match (&options.enrol, options.password_stdin) {
         (None, true) => FirstFactor::Password { password: secret(given(PASSWORD_LINE)?) },

@@ -62,6 +62,26 @@ async fn after_three_wrong_codes_it_is_refused() {
 }
 
 #[tokio::test]
+async fn where_codes_pause_meanwhile_the_prompt_stays_for_the_key() {
+    let machine = Machine::logged_in().await;
+    machine.control.takes_code(CODE);
+    let mut person = machine.start(&["agent", "--software-key", "enter", "--mfa-mode", "otp"]);
+    let mut agent = machine.daemon.accept().await;
+    agent.attach(&machine.control).await;
+    let mut watch = machine.start(&["watch"]);
+    watch.sees("Watching").await;
+    agent.prompts(1, 5432, 0).await;
+    watch.sees("Enter a code of your authenticator app: billing-db").await;
+    machine.control.pauses_codes();
+    watch.types(CODE).await;
+    watch.sees("The problem is codes_paused.").await;
+    person.sees("Press Enter").await;
+    person.types("").await;
+    assert_eq!(agent.granted(1).await.amr, ["hwk", "user"]);
+    assert_eq!(machine.control.proofs(), ["code", "key"]);
+}
+
+#[tokio::test]
 async fn a_code_that_the_policy_does_not_take_never_leaves_the_terminal() {
     let (machine, mut person, mut agent) = Machine::attached("never").await;
     agent.prompts(1, 5432, 0).await;

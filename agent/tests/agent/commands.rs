@@ -32,6 +32,17 @@ async fn after_enrolment_password_and_tap_log_in() {
     assert!(text(&again.stdout).contains("Logged in to localhost as jerry"));
 }
 
+/// Nobody is asked for a password: there is no terminal, and nothing on standard input.
+#[tokio::test]
+async fn a_key_that_verifies_its_user_logs_in_without_a_password() {
+    let machine = Machine::logged_in().await;
+    let again = machine.run(&["login", "--passkey", "--software-key", "auto"]).await;
+    assert!(again.status.success(), "{}", text(&again.stderr));
+    assert!(text(&again.stdout).contains("Logged in to localhost as jerry"));
+    let both = machine.run(&["login", "--passkey", "--password-stdin"]).await;
+    assert_eq!(both.status.code(), Some(2), "{}", text(&both.stderr));
+}
+
 #[tokio::test]
 async fn a_wrong_token_is_told_in_one_sentence() {
     let machine = Machine::new().await;

@@ -59,6 +59,10 @@ struct Story {
     memory: Memory,
     /// The code that is taken beside the key, if any is.
     code: Option<String>,
+    /// Whether codes pause: none is looked at, and none is offered.
+    codes_pause: bool,
+    /// Whether the key that logs in must verify its user.
+    verifies: bool,
     /// Who logs in.
     user: Option<String>,
     /// The ports of which it is not yet decided.
@@ -169,6 +173,11 @@ impl Control {
     /// Takes this code beside the key.
     pub(crate) fn takes_code(&self, code: &str) {
         self.state.story.lock().unwrap().code = Some(code.to_owned());
+    }
+
+    /// Looks at no code any more: too many were wrong meanwhile.
+    pub(crate) fn pauses_codes(&self) {
+        self.state.story.lock().unwrap().codes_pause = true;
     }
 
     /// The kinds of the proofs that were sent, good or not.

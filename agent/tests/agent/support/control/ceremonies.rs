@@ -22,11 +22,16 @@ impl State {
         let task = match (proof["type"].as_str(), proof["password"].as_str(), proof["token"].as_str()) {
             (Some("enrolment"), _, Some("token")) => "enrol",
             (Some("password"), Some("correct horse"), _) => "assert",
+            (Some("passkey"), None, None) => "verify",
             _ => return problem(StatusCode::UNAUTHORIZED, "bad_login"),
         };
         self.story.lock().unwrap().user = body["user"].as_str().map(str::to_owned);
-        let (ceremony, options) = self.challenge(None);
-        let task = json!({"type": task, "options": options});
+        let (ceremony, mut options) = self.challenge(None);
+        if task == "verify" {
+            options["publicKey"]["userVerification"] = json!("required");
+            self.story.lock().unwrap().verifies = true;
+        }
+        let task = json!({"type": task.replace("verify", "assert"), "options": options});
         reply(StatusCode::OK, &json!({"ceremony": ceremony, "task": task, "expires_in": 120}))
     }
 
@@ -50,10 +55,18 @@ impl State {
             let id = URL_SAFE_NO_PAD.decode(credential["id"].as_str().unwrap()).unwrap();
             let key = VerifyingKey::from_sec1_bytes(&point).unwrap();
             self.story.lock().unwrap().credential = Some((id, key));
-        } else if !self.verify(ceremony, credential, None) {
+        } else if !self.verify(ceremony, credential, None) || !self.is_verified(credential) {
             return problem(StatusCode::UNAUTHORIZED, "bad_login");
         }
         self.logged_in(body)
+    }
+
+    /// Whether the key verified its user, where it was to.
+    fn is_verified(&self, credential: &Value) -> bool {
+        let data = credential.pointer("/response/authenticatorData").and_then(Value::as_str).unwrap();
+        let flags = URL_SAFE_NO_PAD.decode(data).unwrap()[32];
+        let is_wanted = std::mem::take(&mut self.story.lock().unwrap().verifies);
+        !is_wanted || flags & 0x04 != 0
     }
 
     fn logged_in(&self, body: &Value) -> Response<Full<Bytes>> {
@@ -70,14 +83,17 @@ impl State {
     }
 
     pub(super) fn begin_ceremony(&self, request: CeremonyRequest) -> Response<Full<Bytes>> {
-        self.story.lock().unwrap().made += 1;
-        let takes_codes = matches!(request.purpose, CeremonyPurpose::Open(_));
+        let code_allowed = {
+            let mut story = self.story.lock().unwrap();
+            story.made += 1;
+            matches!(request.purpose, CeremonyPurpose::Open(_)) && story.code.is_some() && !story.codes_pause
+        };
         let (ceremony, options) = self.challenge(Some(request.purpose));
         let ceremony = Ceremony {
             ceremony: ceremony.parse().unwrap(),
             options,
             expires_in: 120,
-            code_allowed: takes_codes && self.story.lock().unwrap().code.is_some(),
+            code_allowed,
             browser: None,
         };
         reply(StatusCode::OK, &json!(ceremony))
@@ -94,8 +110,11 @@ impl State {
         let kind = proof["type"].as_str().unwrap();
         self.story.lock().unwrap().proofs.push(kind.to_owned());
         if kind == "code" {
-            let expected = self.story.lock().unwrap().code.clone();
-            return match proof["code"].as_str() == expected.as_deref() {
+            let story = self.story.lock().unwrap();
+            if story.codes_pause {
+                return problem(StatusCode::TOO_MANY_REQUESTS, "codes_paused");
+            }
+            return match proof["code"].as_str() == story.code.as_deref() {
                 true => reply(StatusCode::OK, &json!(CeremonyOutcome::Granted(grant(&["otp"])))),
                 false => problem(StatusCode::FORBIDDEN, "bad_code"),
             };
