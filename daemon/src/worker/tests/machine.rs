@@ -192,11 +192,9 @@ impl Machine {
         let mut answer = [0; 512];
         let length = timeout(PATIENCE, socket.recv(&mut answer)).await.expect("an answer").unwrap();
         let answer = Message::from_vec(&answer[..length]).unwrap();
-        let addresses = answer.answers.iter().filter_map(|record| match &record.data {
-            RData::A(address) => Some(address.0),
-            _ => None,
-        });
-        SocketAddr::new(addresses.last().expect("an address").into(), port)
+        let address = |data: &RData| if let RData::A(address) = data { Some(address.0) } else { None };
+        let mut addresses = answer.answers.iter().filter_map(|record| address(&record.data));
+        SocketAddr::new(addresses.next_back().expect("an address").into(), port)
     }
 
     /// What the worker has logged.
