@@ -2,8 +2,8 @@
 //!
 //! The [`Wire`] is pure: packets and time in, packets and the next deadline out. What it does to a packet is written in a
 //! [`Story`] that follows from a seed alone: the same seed is the same story, whatever the time and whatever goes the
-//! other way. So a run that fails names its seed, and can be run again alone. (What the packets are is the programs' and
-//! the kernel's doing, and differs a little from run to run.)
+//! other way, but that a pause ends a burst of losses. So a run that fails names its seed, and can be run again alone.
+//! (What the packets are is the programs' and the kernel's doing, and differs a little from run to run.)
 //!
 //! Two shells put it between things that know nothing of it: [`stack_side`] between the kernel's TCP and our netstack, in
 //! one process, and [`between`] between two hosts of the lab, as a process of its own (`src/bin/wire.rs`).

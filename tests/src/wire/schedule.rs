@@ -2,13 +2,17 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::story::Order;
 use super::{Direction, Story, Weather};
 
 /// Packets under way at once; over it they are lost, as at a full queue.
 const MOST_UNDER_WAY: usize = 8192;
+
+/// A burst of losses is a queue that was full, and ends with a pause. Else a sender that doubles its pauses loses try after
+/// try to one burst: four at half a minute and more, where the kernel has measured a long round trip.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Packets under way, both ways.
 #[derive(Debug)]
@@ -31,6 +35,8 @@ enum State {
 #[derive(Debug, Default)]
 struct Way {
     packets: u64,
+    /// When the last of them came.
+    came: Option<Instant>,
     /// When the last of those that keep their order arrives.
     last: Option<Instant>,
     largest: Option<usize>,
@@ -83,7 +89,11 @@ impl<P: Clone> Wire<P> {
             Direction::Up => &mut self.up,
             Direction::Down => &mut self.down,
         };
-        let fate = self.story.fate(direction, way.packets);
+        let before = way.came.replace(now);
+        let fate = match before.is_some_and(|before| now.saturating_duration_since(before) > PAUSE) {
+            true => self.story.fate_behind_a_pause(direction, way.packets),
+            false => self.story.fate(direction, way.packets),
+        };
         way.packets += 1;
         if self.state == State::Cut || way.largest.is_some_and(|largest| length > largest) {
             return;
@@ -150,8 +160,6 @@ impl<P> PartialOrd for UnderWay<P> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const TICK: Duration = Duration::from_millis(1);
@@ -222,6 +230,20 @@ mod tests {
         assert!((850..950).contains(&once.len()), "{} of 1000", once.len());
         assert!((70..130).contains(&(arrived.len() - once.len())), "{} twice", arrived.len() - once.len());
         assert!(arrived.windows(2).any(|pair| pair[0] > pair[1]), "none was overtaken");
+    }
+
+    #[test]
+    fn a_burst_ends_with_a_pause() {
+        let weather = Weather { loss: 30, burst: 3, ..Weather::default() };
+        let lost = |pause: Duration| {
+            let (mut wire, begin) = (wire(7, weather), Instant::now());
+            let end = begin + pause * 1001;
+            (0..1000).for_each(|n| wire.handle_packet(Direction::Up, n, 100, begin + pause * n as u32));
+            1000 - std::iter::from_fn(|| wire.poll_packet(end)).count()
+        };
+        let (together, apart) = (lost(TICK), lost(PAUSE + TICK));
+        assert!((80..160).contains(&together), "{together} of 1000");
+        assert!((10..60).contains(&apart), "{apart} of 1000");
     }
 
     #[test]

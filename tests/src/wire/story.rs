@@ -22,7 +22,7 @@ pub struct Weather {
     pub jitter: Duration,
     /// How often a packet is lost.
     pub loss: u64,
-    /// How many packets are lost behind each of these, as when a queue is full.
+    /// How many packets are lost behind each of these, as when a queue is full; behind a pause it is no more.
     pub burst: u64,
     /// How often a packet arrives twice.
     pub duplication: u64,
@@ -113,6 +113,18 @@ impl Story {
         if self.is_lost(direction, number) {
             return Fate { copies: Vec::new() };
         }
+        self.arrivals(direction, number)
+    }
+
+    /// What becomes of it where it goes behind a pause: none before it takes it along.
+    pub fn fate_behind_a_pause(&self, direction: Direction, number: u64) -> Fate {
+        if self.takes_others_along(direction, number) {
+            return Fate { copies: Vec::new() };
+        }
+        self.arrivals(direction, number)
+    }
+
+    fn arrivals(&self, direction: Direction, number: u64) -> Fate {
         let mut dice = self.dice(direction, number);
         // The throw for its loss, which is made anew for each packet that may take it along.
         dice.next();
@@ -132,7 +144,11 @@ impl Story {
     /// Whether it is lost itself, or behind one that takes others along.
     fn is_lost(&self, direction: Direction, number: u64) -> bool {
         let first = number.saturating_sub(self.weather.burst);
-        (first..=number).any(|other| self.dice(direction, other).happens(self.weather.loss))
+        (first..=number).any(|other| self.takes_others_along(direction, other))
+    }
+
+    const fn takes_others_along(&self, direction: Direction, number: u64) -> bool {
+        self.dice(direction, number).happens(self.weather.loss)
     }
 
     const fn dice(&self, direction: Direction, number: u64) -> Dice {

@@ -14,8 +14,8 @@ use portlatchd::tun::{Tun, TunOptions};
 /// Seeds beside each other: some hundreds of connections, and half a gigabyte of rings at most.
 const AT_ONCE: usize = 100;
 /// A connection that has not ended by then hangs. A lost packet costs a second or more at either end, doubled each time. On
-/// a busy machine, with bursts, the kernel has come to believe in round trips of two to eight seconds, and a burst takes
-/// four of its tries in a row: of 2,000 seeds (752 and 1777) two took over 150 s then, and 15 s alone.
+/// a busy machine the kernel has come to believe in round trips of two to eight seconds: of 2,000 seeds two (752 and 1777)
+/// took over 150 s then, and 15 s alone.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 #[test]
