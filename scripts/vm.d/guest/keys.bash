@@ -289,7 +289,7 @@ check_56_a_login_that_is_given_up_darkens_the_key() {
 
 check_57_an_agent_that_ends_darkens_the_key_and_refuses_the_program() {
     key first mark
-    reach_once gate 8106 "$RUN/57"
+    reach_once desk 8025 "$RUN/57"
     await first blinks
     systemctl stop agent
     await first cancelled
