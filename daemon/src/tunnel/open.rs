@@ -4,14 +4,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use portlatch_protocol::frame::{self, LENGTH_BYTES, MAX_STREAM_FRAME};
+use portlatch_protocol::frame::{self, FrameError, LENGTH_BYTES, MAX_STREAM_FRAME};
 use portlatch_protocol::stream::{Answer, Open, OpenRefusal, close};
 use quinn::{ConnectionError, RecvStream, SendStream, VarInt};
 
 use super::{Session, Tunnel, Upward};
 
 /// The proxy dials for 5 s, then resolves and audits: an `Open` that takes longer is lost.
-const OPEN_DEADLINE: Duration = Duration::from_secs(12);
+pub(super) const OPEN_DEADLINE: Duration = Duration::from_secs(12);
 /// Credit for the streams that have just ended is on its way for a round trip; a proxy that gives none by then has none
 /// left, and the flow is refused.
 const STREAM_CREDIT_DEADLINE: Duration = Duration::from_secs(1);
@@ -46,9 +46,14 @@ impl Tunnel {
             () = self.health.falls_silent() => return Err(TryError::Silent),
         };
         match answered {
-            Ok(Some(Answer::Opened)) => Ok(Session { send, receive, turns: Rc::clone(&self.turns), in_use }),
-            Ok(Some(Answer::Refused(refusal))) => Err(TryError::Refused(refusal)),
-            Ok(None) => Err(self.failure()),
+            Ok(Ok(Answer::Opened)) => Ok(Session { send, receive, turns: Rc::clone(&self.turns), in_use }),
+            Ok(Ok(Answer::Refused(refusal))) => Err(TryError::Refused(refusal)),
+            Ok(Err(AnswerFault::Stream)) => Err(self.failure()),
+            Ok(Err(AnswerFault::Frame(fault))) => {
+                tracing::warn!(%fault, proxy = %self.proxy, "a proxy broke the protocol: its tunnel is closed");
+                self.connection.close(VarInt::from_u32(close::PROTOCOL), b"not an answer");
+                Err(TryError::Failed)
+            }
             Err(_) => Err(TryError::Failed),
         }
     }
@@ -75,14 +80,21 @@ fn of_end(error: &ConnectionError) -> TryError {
     }
 }
 
-/// The proxy's answer, or `None` if the stream brought none.
-async fn ask(send: &mut SendStream, receive: &mut RecvStream, open: &Open) -> Option<Answer> {
+/// An answer that never came whole.
+enum AnswerFault {
+    /// The stream or the tunnel ended.
+    Stream,
+    /// The bytes are no answer.
+    Frame(FrameError),
+}
+
+async fn ask(send: &mut SendStream, receive: &mut RecvStream, open: &Open) -> Result<Answer, AnswerFault> {
     let header = frame::encode(open, MAX_STREAM_FRAME).expect("an Open fits its frame");
-    send.write_chunk(Bytes::from(header)).await.ok()?;
+    send.write_chunk(Bytes::from(header)).await.map_err(|_| AnswerFault::Stream)?;
     let mut prefix = [0; LENGTH_BYTES];
-    receive.read_exact(&mut prefix).await.ok()?;
-    let length = frame::content_length(prefix, MAX_STREAM_FRAME).ok()?;
+    receive.read_exact(&mut prefix).await.map_err(|_| AnswerFault::Stream)?;
+    let length = frame::content_length(prefix, MAX_STREAM_FRAME).map_err(AnswerFault::Frame)?;
     let mut content = vec![0; length];
-    receive.read_exact(&mut content).await.ok()?;
-    frame::decode(&content).ok()
+    receive.read_exact(&mut content).await.map_err(|_| AnswerFault::Stream)?;
+    frame::decode(&content).map_err(AnswerFault::Frame)
 }

@@ -1,5 +1,6 @@
 //! Tunnels to proxies that are cut off, killed, started again or stopping.
 
+mod hostile;
 pub(crate) mod proxy;
 
 use std::net::SocketAddr;
@@ -37,14 +38,18 @@ impl Scene {
     }
 
     async fn open(&self) -> Result<Session, OpenError> {
+        self.open_to(&self.resource).await
+    }
+
+    async fn open_to(&self, resource: &Resource) -> Result<Session, OpenError> {
         let open = Open {
-            resource: self.resource.id.clone(),
+            resource: resource.id.clone(),
             port: 5432,
             host: "billing.corp.internal".parse().unwrap(),
             grant: "a grant".into(),
             program: None,
         };
-        timeout(PATIENCE, self.tunnels.open(&self.resource, &open)).await.expect("a deadline")
+        timeout(PATIENCE, self.tunnels.open(resource, &open)).await.expect("a deadline")
     }
 
     /// The proxies with a tunnel, in the order of their names.

@@ -2,8 +2,8 @@
 //! send back what they get. It lives on a thread of its own and can be killed: then it ends without a word.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use portlatch_clock::Clock;
@@ -15,8 +15,8 @@ use portlatch_protocol::stream::{ALPN, Answer, Open, OpenRefusal};
 use portlatch_protocol::tls::{Authority, OneKindOfClient};
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{
-    ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig, RecvStream, SendStream, ServerConfig,
-    TokioRuntime,
+    ConnectionError, ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig, RecvStream, SendStream,
+    ServerConfig, TokioRuntime, VarInt,
 };
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, ExtendedKeyUsagePurpose, IsCa,
@@ -92,6 +92,19 @@ fn name(params: &mut CertificateParams, subject: Subject, usage: ExtendedKeyUsag
     params.extended_key_usages = vec![usage];
 }
 
+/// What a stream of the proxy's does that is no answer to an `Open`.
+#[derive(Debug, Clone)]
+pub(crate) enum Instead {
+    /// It says this and no more, and stays.
+    Say(Vec<u8>),
+    /// It says this a byte at a time, with these pauses, and stays.
+    Drip(Vec<u8>, Duration),
+    /// It says this and ends.
+    Finish(Vec<u8>),
+    /// It is reset, both ways.
+    Reset,
+}
+
 #[derive(Default)]
 struct Shared {
     is_cut: AtomicBool,
@@ -101,6 +114,9 @@ struct Shared {
     sessions: AtomicUsize,
     finished: AtomicUsize,
     broken: AtomicUsize,
+    instead: Mutex<Option<Instead>>,
+    /// The codes with which tunnels were closed on it.
+    closed: Mutex<Vec<u64>>,
 }
 
 pub(crate) struct Proxy {
@@ -163,6 +179,16 @@ impl Proxy {
     /// From now on it refuses every `Open`, as one that is stopping.
     pub(crate) fn refuse_all(&self) {
         self.shared.is_unavailable.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on it does this on every stream; with `None`, it serves again.
+    pub(crate) fn answer_with(&self, instead: Option<Instead>) {
+        *self.shared.instead.lock().unwrap() = instead;
+    }
+
+    /// The codes with which tunnels were closed on it so far.
+    pub(crate) fn closed(&self) -> Vec<u64> {
+        self.shared.closed.lock().unwrap().clone()
     }
 
     /// From now on its TCP port refuses, as behind a firewall that lets QUIC alone through.
@@ -303,12 +329,21 @@ async fn serve(endpoint: Endpoint, shared: Arc<Shared>) {
             while let Ok((send, receive)) = connection.accept_bi().await {
                 tokio::spawn(session(send, receive, Arc::clone(&shared)));
             }
+            if let ConnectionError::ApplicationClosed(closed) = connection.closed().await {
+                shared.closed.lock().unwrap().push(closed.error_code.into_inner());
+            }
         });
     }
 }
 
 async fn session(mut send: SendStream, mut receive: RecvStream, shared: Arc<Shared>) {
     let Some(_open) = read_open(&mut receive).await else { return };
+    let instead = shared.instead.lock().unwrap().clone();
+    if let Some(instead) = instead {
+        // The daemon may have had enough of it.
+        let _ = say(instead, &mut send, &mut receive).await;
+        return;
+    }
     let answer = match shared.is_unavailable.load(Ordering::Relaxed) {
         true => Answer::Refused(OpenRefusal::Unavailable),
         false => Answer::Opened,
@@ -329,6 +364,30 @@ async fn session(mut send: SendStream, mut receive: RecvStream, shared: Arc<Shar
         }
     };
     end.fetch_add(1, Ordering::Relaxed);
+}
+
+async fn say(
+    instead: Instead,
+    send: &mut SendStream,
+    receive: &mut RecvStream,
+) -> Result<(), quinn::WriteError> {
+    match instead {
+        Instead::Say(bytes) => send.write_all(&bytes).await?,
+        Instead::Drip(bytes, pause) => {
+            for byte in bytes {
+                send.write_all(&[byte]).await?;
+                tokio::time::sleep(pause).await;
+            }
+        }
+        Instead::Finish(bytes) => return send.write_all(&bytes).await,
+        Instead::Reset => {
+            let _ = (send.reset(VarInt::from_u32(0)), receive.stop(VarInt::from_u32(0)));
+            return Ok(());
+        }
+    }
+    // Dropped, it would be finished.
+    let _ = send.stopped().await;
+    Ok(())
 }
 
 async fn read_open(receive: &mut RecvStream) -> Option<Open> {
