@@ -38,9 +38,9 @@ pub const API_ALPN: &[u8] = b"portlatch-api/1";
 const HTTP_ALPN: &[u8] = b"http/1.1";
 /// A peer that takes none of an answer for so long is gone, or means to hold its place.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
-/// What a request's head has to arrive, and how long a connection may stay without a request.
+/// See [`Deadlines`].
 const HEAD_DEADLINE: Duration = Duration::from_secs(30);
-/// What a request has from its head to the end of its answer's head.
+/// See [`Deadlines`].
 const REQUEST_DEADLINE: Duration = Duration::from_secs(60);
 /// Largest head of a request.
 const MAX_HEAD: usize = 64 * 1024;
@@ -94,12 +94,30 @@ pub struct Certificates {
     pub pages: Arc<ServerCertificate>,
 }
 
+/// What peers have for what they owe.
+#[derive(Debug, Clone, Copy)]
+struct Deadlines {
+    /// The TLS handshake.
+    handshake: Duration,
+    /// A request's head; also how long a connection may stay without a request.
+    head: Duration,
+    /// A request, from its head to the end of its answer's head.
+    request: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self { handshake: HANDSHAKE_DEADLINE, head: HEAD_DEADLINE, request: REQUEST_DEADLINE }
+    }
+}
+
 /// The TLS port, bound and not yet serving.
 #[derive(Debug)]
 pub struct Listener {
     socket: TcpListener,
     api: Arc<rustls::ServerConfig>,
     pages: Arc<rustls::ServerConfig>,
+    deadlines: Deadlines,
 }
 
 impl Listener {
@@ -125,7 +143,7 @@ impl Listener {
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
         }
-        Ok(Self { socket, api: Arc::new(api), pages: Arc::new(pages) })
+        Ok(Self { socket, api: Arc::new(api), pages: Arc::new(pages), deadlines: Deadlines::default() })
     }
 
     /// The port that was bound.
@@ -166,6 +184,7 @@ impl Listener {
                 address,
                 api_config: Arc::clone(&self.api),
                 pages_config: Arc::clone(&self.pages),
+                deadlines: self.deadlines,
                 _place: place,
             };
             connections.spawn(connection.serve(stream, underway, service.clone()));
@@ -217,6 +236,7 @@ struct Connection {
     address: SocketAddr,
     api_config: Arc<rustls::ServerConfig>,
     pages_config: Arc<rustls::ServerConfig>,
+    deadlines: Deadlines,
     _place: Place,
 }
 
@@ -236,7 +256,7 @@ impl Connection {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let handshake = tokio::select! {
-            handshake = timeout(HANDSHAKE_DEADLINE, self.handshake(stream)) => handshake,
+            handshake = timeout(self.deadlines.handshake, self.handshake(stream)) => handshake,
             () = underway.gives_way() => return,
         };
         drop(underway);
@@ -253,7 +273,7 @@ impl Connection {
             },
             Asked::Pages => Caller::Browser(address),
         };
-        if let Err(error) = serve_http(stream, WithDeadline(service(caller))).await {
+        if let Err(error) = serve_http(stream, service(caller), self.deadlines).await {
             tracing::debug!(%error, %address, "a connection ended badly");
         }
     }
@@ -285,23 +305,27 @@ fn peer_of(stream: &TlsStream<TcpStream>, address: SocketAddr) -> Option<ApiPeer
     Some(ApiPeer { identity: Some(identity), certificate: Some(Bytes::copy_from_slice(leaf)), address })
 }
 
-async fn serve_http<S, B>(stream: TlsStream<TcpStream>, service: S) -> hyper::Result<()>
+async fn serve_http<S, B>(stream: TlsStream<TcpStream>, service: S, deadlines: Deadlines) -> hyper::Result<()>
 where
     S: Service<Request<Incoming>, Response = Response<B>>,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S::Error: std::error::Error + Send + Sync + 'static,
     B: Body + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    let service = WithDeadline { service, deadline: deadlines.request };
     http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_DEADLINE)
+        .header_read_timeout(deadlines.head)
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(stream), service)
         .await
 }
 
 /// A service whose requests have a deadline: over it, the connection is closed.
-struct WithDeadline<S>(S);
+struct WithDeadline<S> {
+    service: S,
+    deadline: Duration,
+}
 
 /// Why a request had no answer.
 #[derive(Debug, thiserror::Error)]
@@ -322,7 +346,7 @@ where
     type Future = Deadline<S::Future>;
 
     fn call(&self, request: R) -> Self::Future {
-        Deadline(Box::pin(timeout(REQUEST_DEADLINE, self.0.call(request))))
+        Deadline(Box::pin(timeout(self.deadline, self.service.call(request))))
     }
 }
 

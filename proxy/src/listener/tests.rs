@@ -2,16 +2,25 @@
 
 use std::convert::Infallible;
 
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use portlatch_clock::Clock;
 use portlatch_protocol::identity::{Login, Subject};
 use portlatch_protocol::tls::{OneServer, ServerMeant};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream as ClientStream;
 
 use super::*;
 use crate::proxy::fixture::ca::{Leaf, TestCa};
 use crate::proxy::fixture::{self, login};
+
+/// What a test waits for what must happen.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// The one deadline of a test that is to pass; the others are far away.
+const SOON: Duration = Duration::from_secs(2);
+const FAR: Duration = Duration::from_secs(3600);
+const ALL_FAR: Deadlines = Deadlines { handshake: FAR, head: FAR, request: FAR };
 
 struct Port {
     ca: TestCa,
@@ -21,6 +30,10 @@ struct Port {
 
 impl Port {
     fn open() -> Self {
+        Self::open_with(Deadlines::default())
+    }
+
+    fn open_with(deadlines: Deadlines) -> Self {
         let (clock, _) = Clock::movable();
         let ca = TestCa::new();
         let leaf = ca.leaf(Subject::Control("main".parse().unwrap()));
@@ -28,24 +41,31 @@ impl Port {
         let certificates = Certificates { api: Arc::clone(&certificate), pages: certificate };
         let view = fixture::view(&clock);
         let any = "127.0.0.1:0".parse().unwrap();
-        let listener = Listener::open(any, ca.authority(), certificates, &view).unwrap();
+        let mut listener = Listener::open(any, ca.authority(), certificates, &view).unwrap();
+        listener.deadlines = deadlines;
         let (address, stop) = (listener.local_addr().unwrap(), Stop::default());
         let service = |caller: Caller| {
-            hyper::service::service_fn(move |_: Request<Incoming>| {
+            hyper::service::service_fn(move |request: Request<Incoming>| {
                 let who = match &caller {
                     Caller::Agent(peer) => {
                         peer.identity.as_ref().map_or("nobody".into(), ToString::to_string)
                     }
                     Caller::Browser(address) => format!("a browser at {}", address.ip()),
                 };
-                async move { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(who)))) }
+                async move {
+                    // A page that nobody posts to has no use for a body.
+                    if request.uri().path() == "/takes-a-body" {
+                        let _ = request.into_body().collect().await;
+                    }
+                    Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(who))))
+                }
             })
         };
         tokio::spawn(listener.serve(stop.clone(), service));
         Self { ca, address, stop }
     }
 
-    async fn get(&self, alpn: &[u8], leaf: Option<Leaf>) -> io::Result<String> {
+    fn client(&self, alpn: &[u8], leaf: Option<Leaf>) -> Arc<rustls::ClientConfig> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -57,14 +77,83 @@ impl Port {
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = vec![alpn.to_vec()];
+        Arc::new(config)
+    }
+
+    async fn connect(&self, alpn: &[u8], leaf: Option<Leaf>) -> io::Result<ClientStream<TcpStream>> {
         let tcp = TcpStream::connect(self.address).await?;
         let name = "c.example".try_into().unwrap();
-        let mut stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await?;
+        TlsConnector::from(self.client(alpn, leaf)).connect(name, tcp).await
+    }
+
+    async fn get(&self, alpn: &[u8], leaf: Option<Leaf>) -> io::Result<String> {
+        let mut stream = self.connect(alpn, leaf).await?;
         stream.write_all(b"GET / HTTP/1.1\r\nhost: c.example\r\nconnection: close\r\n\r\n").await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
         Ok(answer)
     }
+
+    /// Others are served, and go on to be.
+    async fn serves_others(&self) {
+        for _ in 0..5 {
+            let page = timeout(PATIENCE, self.get(HTTP_ALPN, None)).await;
+            assert!(page.expect("others are served").unwrap().ends_with("a browser at 127.0.0.1"));
+            tokio::time::sleep(SOON / 8).await;
+        }
+    }
+
+    /// What a browser says first.
+    fn hello(&self) -> Vec<u8> {
+        let name = "c.example".try_into().unwrap();
+        let mut session = rustls::ClientConnection::new(self.client(HTTP_ALPN, None), name).unwrap();
+        let mut hello = Vec::new();
+        session.write_tls(&mut hello).unwrap();
+        hello
+    }
+
+    async fn after_hello(&self, said: &[u8], drip: &'static [u8]) {
+        let begin = Instant::now();
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(said).await.unwrap();
+        is_cut(stream, drip, begin).await;
+    }
+
+    async fn after_handshake(&self, said: &[u8], drip: &'static [u8]) {
+        let begin = Instant::now();
+        let mut stream = self.connect(HTTP_ALPN, None).await.unwrap();
+        stream.write_all(said).await.unwrap();
+        is_cut(stream, drip, begin).await;
+    }
+}
+
+/// The server closes, at its deadline, on a peer that goes on to say `drip`, a byte at a time, or nothing.
+async fn is_cut(stream: impl AsyncRead + AsyncWrite, drip: &[u8], begin: Instant) {
+    let (mut receive, mut send) = tokio::io::split(stream);
+    let closed = async {
+        let mut heard = Vec::new();
+        // What it had not read is a reset.
+        let _ = timeout(PATIENCE, receive.read_to_end(&mut heard)).await.expect("the server closes");
+        heard
+    };
+    let dripping = async {
+        for byte in drip.iter().cycle() {
+            // Once it is closed, nothing more can be said.
+            let _ = async {
+                send.write_all(&[*byte]).await?;
+                send.flush().await
+            }
+            .await;
+            tokio::time::sleep(SOON / 40).await;
+        }
+        std::future::pending().await
+    };
+    let heard = tokio::select! {
+        heard = closed => heard,
+        () = dripping => unreachable!("it goes on for ever"),
+    };
+    assert!(begin.elapsed() >= SOON, "before its time");
+    assert!(!heard.starts_with(b"HTTP/1.1 2"), "an answer");
 }
 
 impl Drop for Port {
@@ -122,4 +211,48 @@ async fn peers_that_say_nothing_keep_nobody_waiting() {
     }
     let page = timeout(Duration::from_secs(5), port.get(HTTP_ALPN, None)).await;
     assert!(page.expect("others are served").unwrap().ends_with("a browser at 127.0.0.1"));
+}
+
+// E: slow-loris, in each thing that a peer owes.
+
+#[tokio::test]
+async fn a_peer_that_withholds_its_handshake_is_cut() {
+    let port = Port::open_with(Deadlines { handshake: SOON, ..ALL_FAR });
+    let hello = port.hello();
+    tokio::join!(
+        port.after_hello(b"", b""),
+        port.after_hello(&hello[..hello.len() / 2], b""),
+        // The head of a record of 16 KiB, and then its content.
+        port.after_hello(&[22, 3, 1, 64, 0, 1, 0, 63, 252], b"\0"),
+        // The server has answered, and waits for the last of it.
+        port.after_hello(&hello, b""),
+        port.serves_others(),
+    );
+}
+
+#[tokio::test]
+async fn a_peer_that_withholds_its_head_is_cut() {
+    let port = Port::open_with(Deadlines { head: SOON, ..ALL_FAR });
+    let half = b"GET / HTTP/1.1\r\nhost: c.example\r\nx-slow: ";
+    tokio::join!(
+        port.after_handshake(b"", b""),
+        port.after_handshake(half, b""),
+        port.after_handshake(half, b"z"),
+        port.after_handshake(b"", b"\r\n"),
+        port.serves_others(),
+    );
+}
+
+#[tokio::test]
+async fn a_peer_that_withholds_its_body_is_cut() {
+    let port = Port::open_with(Deadlines { request: SOON, ..ALL_FAR });
+    let head = b"POST /takes-a-body HTTP/1.1\r\nhost: c.example\r\n";
+    let half = [&head[..], b"content-length: 100000\r\n\r\nhalf"].concat();
+    let chunk = [&head[..], b"transfer-encoding: chunked\r\n\r\nffff\r\n"].concat();
+    tokio::join!(
+        port.after_handshake(&half, b""),
+        port.after_handshake(&half, b"z"),
+        port.after_handshake(&chunk, b"z"),
+        port.serves_others(),
+    );
 }
