@@ -281,6 +281,17 @@ pub fn wait_for<T>(what: &str, patience: Duration, mut look: impl FnMut() -> Opt
     }
 }
 
+/// Whether a process has a handler for SIGUSR1; `None` once it has ended.
+fn awaits_usr1(pid: Pid) -> Option<bool> {
+    let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).ok()?;
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    if field("State:")?.starts_with(['Z', 'X']) {
+        return None;
+    }
+    let caught = u64::from_str_radix(field("SigCgt:")?, 16).ok()?;
+    Some(caught & (1 << (Signal::USR1.as_raw() - 1)) != 0)
+}
+
 /// The middle one: a bound on time holds for it, not for the one try that the machine was busy elsewhere.
 pub fn median(mut times: Vec<f64>) -> f64 {
     times.sort_by(f64::total_cmp);
@@ -410,8 +421,12 @@ impl Lab {
             let name = entry.expect("a pid file").file_name();
             let name = name.to_str().expect("ASCII");
             if name.starts_with("portlatch") || name.starts_with("agent-") {
+                let pid = self.pid(name);
+                // A part that is starting, or was built without a movable clock, would die of it.
+                let what = format!("{name} to have a movable clock: was it built with test-clock?");
+                wait_for(&what, PATIENCE, || awaits_usr1(pid).unwrap_or(true).then_some(()));
                 // A part that was ended on purpose reads the file when it starts again.
-                let _ = kill_process(self.pid(name), Signal::USR1);
+                let _ = kill_process(pid, Signal::USR1);
             }
         }
     }
