@@ -17,6 +17,8 @@ program.py stall HOST COUNT               COUNT connections to source that read 
 program.py requests HOST PORT COUNT SECS  COUNT connections to echo, each with 20 requests a second; JSON {p50, p99} in us
 program.py abort HOST PORT                sends three bytes, then resets
 program.py provoke HOST PORT              sends a byte, reads; says how it ends
+program.py ping ADDRESS                   an echo request, which root may send; says what came back
+program.py datagram HOST PORT             sends a datagram, reads; says how it ends
 """
 
 import asyncio
@@ -256,6 +258,36 @@ def provoke(host, port):
         say(name_of(error))
 
 
+def ping(address):
+    request = struct.pack("!BBHHH", 8, 0, 0, 0x4C61, 1) + b"anybody there?"
+    total = sum(struct.unpack(f"!{len(request) // 2}H", request))
+    total = (total & 0xFFFF) + (total >> 16)
+    request = request[:2] + struct.pack("!H", ~total & 0xFFFF) + request[4:]
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as connection:
+        connection.settimeout(PATIENCE)
+        connection.connect((address, 0))
+        connection.send(request)
+        packet = connection.recv(2048)
+    message = packet[(packet[0] & 15) * 4 :]
+    if message[:2] == b"\x00\x00" and message[4:] == request[4:]:
+        return say("answered")
+    # An error quotes what caused it: a header of 20 bytes, then the request.
+    if message[28:] == request and message[0] == 3:
+        return say({1: "host unreachable", 3: "port unreachable"}.get(message[1], message.hex()))
+    say(message.hex())
+
+
+def datagram(host, port):
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind, protocol) as connection:
+        connection.settimeout(PATIENCE)
+        # Without it the kernel keeps what it takes for a passing trouble (IP_RECVERR of ip(7)).
+        connection.setsockopt(socket.IPPROTO_IP, 11, 1)
+        connection.connect(address)
+        connection.send(b"anybody there?")
+        say(connection.recv(2048).hex())
+
+
 def stall(host, count):
     kept = []
     for _ in range(int(count)):
@@ -321,6 +353,8 @@ COMMANDS = {
     "requests": requests,
     "abort": abort,
     "provoke": provoke,
+    "ping": ping,
+    "datagram": datagram,
 }
 
 # Many connections are many files; the usual soft limit is 1024.

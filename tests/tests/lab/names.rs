@@ -51,12 +51,24 @@ fn our_names_and_all_others_resolve_by_systemd_resolved() {
     assert_eq!(page.stdout, "The wiki of the company");
 }
 
+/// What an address tells of itself: to a ping, and to a datagram.
+fn told(lab: &Lab, address: &str) -> [String; 2] {
+    let ping = lab.program(Root, &["ping", address]).finish(PATIENCE);
+    let datagram = lab.program(Jerry, &["datagram", address, "443"]).finish(PATIENCE);
+    [ping.stdout, datagram.stdout]
+}
+
 #[test]
-fn an_address_that_no_name_has_is_refused() {
+fn an_address_that_no_name_has_is_refused_and_one_that_has_a_name_answers_pings() {
     let Some(lab) = start(LabOptions::default()) else { return };
+    let dials = lab.dials();
     let seen = lab.program(Jerry, &["connect", "198.18.200.200", "80"]).finish(PATIENCE).json();
     assert_eq!(seen[0]["result"], "refused", "{seen}");
     lab.wait_for_refusal(Jerry, 80, "unknown_port");
+    assert_eq!(told(&lab, "198.18.200.200"), ["host unreachable", "host unreachable"]);
+    let ours = resolve(&lab, "ahostsv4", "billing-db.corp.internal").expect("a name of a resource");
+    assert_eq!(told(&lab, &ours), ["answered", "refused"]);
+    assert_eq!(lab.dials(), dials, "the service itself says so");
 }
 
 #[test]
