@@ -157,6 +157,40 @@ fn a_cut_of_twenty_seconds_keeps_every_flow_and_refuses_new_ones_in_five() {
     lab.program(Jerry, &["provoke", "peer.corp.internal", "6435"]).finish(PATIENCE).expect_success();
 }
 
+/// At the proxy's host: counts packets that a narrow way would not carry.
+const COUNT_LARGE: &str = "
+    nft add table inet path
+    nft add chain inet path in '{ type filter hook input priority 0; }'
+    nft add rule inet path in udp dport 443 meta length gt 1280 counter";
+
+/// No probes any more, but the transfer.
+const MANY: u64 = 1000;
+
+/// How many of those have come.
+fn large(lab: &Lab) -> u64 {
+    let list = ["nft", "--json", "list", "table", "inet", "path"];
+    let told = lab.run(Host::Proxy, Root, &list).expect_success().json();
+    let objects = told["nftables"].as_array().expect("nft lists objects");
+    let rule = objects.iter().find_map(|object| object["rule"]["expr"].as_array()).expect("the rule");
+    rule.iter().find_map(|part| part["counter"]["packets"].as_u64()).expect("the rule counts")
+}
+
+#[test]
+fn a_way_that_gets_narrow_without_a_word_keeps_every_flow() {
+    let Some(lab) = start(LabOptions { way: Way::Wire, ..LabOptions::default() }) else { return };
+    lab.run(Host::Proxy, Root, &["sh", "-euc", COUNT_LARGE]).expect_success();
+    let mut talks = talker(&lab);
+    let bulk = bulk(&lab);
+    // The user's end has found out that the way takes more.
+    wait_for("large packets", PATIENCE, || (large(&lab) > MANY).then_some(()));
+    lab.order("largest 1280");
+    assert_eq!(sessions(&lab).len(), 3, "all are under way");
+    assert_talks(&mut talks, "through the narrow");
+    assert_whole(bulk);
+    assert_talks(&mut talks, "still here");
+    assert_served(&lab);
+}
+
 #[test]
 fn a_change_of_the_clients_address_keeps_every_flow() {
     let Some(lab) = start(LabOptions::default()) else { return };
