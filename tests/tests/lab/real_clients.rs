@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use portlatch_tests::lab::program::Outcome;
+use portlatch_tests::lab::record::names;
 use portlatch_tests::lab::{Account::Jerry, Host, Lab, LabOptions, PATIENCE, Taps, start, wait_for};
+use serde_json::Value;
 
 /// The kinds that the other tests have no server for, and a role for them.
 const RESOURCES: &str = "\
@@ -69,10 +71,20 @@ fn lab(taps: Taps) -> Option<Lab> {
 /// What a client says whose prompt was denied.
 fn denied(lab: &Lab, name: &str, port: u16, command: &[&str]) -> Outcome {
     let sessions = lab.count("session.start");
+    let denials = || {
+        let is_denial = |record: &&Value| {
+            let is_refusal = record["event"] == "mfa.fail" && record["reason"] == "cancelled";
+            is_refusal && record["user"] == "jerry" && names(record, name, port)
+        };
+        lab.audit().iter().filter(is_denial).count()
+    };
+    let before = denials();
     let program = lab.spawn(Host::User, Jerry, command);
     lab.wait_for_prompt(Jerry, name, port);
     lab.deny(Jerry);
     let outcome = program.finish(PATIENCE).expect_failure();
+    wait_for("the denial's record", PATIENCE, || (denials() > before).then_some(()));
+    assert_eq!(denials(), before + 1, "one prompt was denied");
     assert_eq!(lab.count("session.start"), sessions, "a target was reached");
     outcome
 }
