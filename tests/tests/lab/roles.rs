@@ -2,6 +2,26 @@
 
 use portlatch_tests::lab::{Account, Account::*, Host, Lab, LabOptions, PATIENCE, Taps, start, wait_for};
 
+/// Codes count too; and what tom may reach, of kinds that take them and of kinds that do not.
+const CODES: &str = "
+kind: cluster_auth_preference
+metadata: {name: cluster-auth-preference}
+spec: {require_session_mfa: true, second_factors: [webauthn, otp]}
+---
+kind: role
+version: v7
+metadata: {name: access-dev}
+spec: {allow: {db_labels: {env: dev}, kube_cluster_labels: {env: dev}, desktop_labels: {env: dev}}}
+---
+kind: kube_cluster
+metadata: {name: kube, labels: {env: dev}}
+spec: {uri: 'tcp://10.0.0.5:6443'}
+---
+kind: desktop
+metadata: {name: desk1, labels: {env: dev}}
+spec: {uri: 'tcp://10.0.0.5:3389'}
+";
+
 fn both() -> LabOptions {
     LabOptions { taps: Taps::Enter, logins: &[Jerry, Tom], ..LabOptions::default() }
 }
@@ -57,6 +77,15 @@ spec: {require_session_mfa: true, second_factors: [webauthn]}
     lab.wait_for_prompt(Tom, "web-dev", 80);
     lab.tap(Tom);
     assert_eq!(program.finish(PATIENCE).json()[0]["result"], "connected");
+
+    // Where codes count as well they do not for what is worth a key: clusters and desktops.
+    assert!(lab.apply(CODES).status.success());
+    let expected = [("dev-db", "tap_or_code"), ("kube", "tap"), ("desk1", "tap")];
+    wait_for("the change", PATIENCE, || {
+        let list = listed(&lab, Tom);
+        let is_told = |(name, mfa): &(&str, &str)| list.contains(&((*name).into(), (*mfa).into()));
+        expected.iter().all(is_told).then_some(())
+    });
 }
 
 #[test]
