@@ -3,6 +3,7 @@
 //!
 //! The peers live in the same process as the proxy, so what is measured of its memory is both sides' together.
 
+mod fragments;
 mod handshakes;
 mod noise;
 mod storms;
